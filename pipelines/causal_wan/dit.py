@@ -1,0 +1,182 @@
+"""Wan2.1's diffusion transformer, causal over latent frames: each forward pass takes one latent frame per row and attends
+to what the KV cache holds. Written for one device; holds weights only.
+
+Source of the architecture: Wan2.1 (arXiv 2503.20314), section 4; causal use: StreamDiffusionV2 (arXiv 2511.07399).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipelines.causal_wan.geometry import DiTGeometry
+from pipelines.causal_wan.rope import Rotation
+
+TextContext = list[tuple[Tensor, Tensor]]
+"""Cross-attention keys and values of a prompt, per layer: (rows, text_len, heads, D) each."""
+
+
+class Cache(Protocol):
+    """What attention needs of a KV cache during one forward pass (see cache.CacheStep)."""
+
+    rotation: Rotation
+    mask: Tensor | None
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension, in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Attention of the current latent frame to itself and to the cached ones."""
+
+    def __init__(self, g: DiTGeometry) -> None:
+        super().__init__()
+        self.heads = g.heads
+        self.qkv = nn.Linear(g.dim, 3 * g.dim)
+        self.norm_q = RMSNorm(g.dim, g.eps)
+        self.norm_k = RMSNorm(g.dim, g.eps)
+        self.out = nn.Linear(g.dim, g.dim)
+
+    def forward(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q = cache.rotation(_split(self.norm_q(q), self.heads))
+        k = cache.rotation(_split(self.norm_k(k), self.heads))
+        keys, values = cache.extend(layer, k, _split(v, self.heads))
+        return torch.as_tensor(self.out(attend(q, keys, values, cache.mask)))
+
+
+class CrossAttention(nn.Module):
+    """Attention to the prompt; its keys and values are computed once per prompt."""
+
+    def __init__(self, g: DiTGeometry) -> None:
+        super().__init__()
+        self.heads = g.heads
+        self.q = nn.Linear(g.dim, g.dim)
+        self.kv = nn.Linear(g.dim, 2 * g.dim)
+        self.norm_q = RMSNorm(g.dim, g.eps)
+        self.norm_k = RMSNorm(g.dim, g.eps)
+        self.out = nn.Linear(g.dim, g.dim)
+
+    def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of text (rows, text_len, dim)."""
+        k, v = self.kv(text).chunk(2, dim=-1)
+        return _split(self.norm_k(k), self.heads), _split(v, self.heads)
+
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
+        q = _split(self.norm_q(self.q(x)), self.heads)
+        return torch.as_tensor(self.out(attend(q, *context, None)))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, feed-forward; the first and last are modulated by the noise level."""
+
+    def __init__(self, g: DiTGeometry) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(g.dim, g.eps, elementwise_affine=False)
+        self.self_attention = SelfAttention(g)
+        self.norm3 = nn.LayerNorm(g.dim, g.eps)
+        self.cross_attention = CrossAttention(g)
+        self.norm2 = nn.LayerNorm(g.dim, g.eps, elementwise_affine=False)
+        self.ffn = nn.Sequential(nn.Linear(g.dim, g.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(g.ffn_dim, g.dim))
+        self.modulation = nn.Parameter(torch.randn(6, g.dim) / g.dim**0.5)
+
+    def forward(self, x: Tensor, modulation: Tensor, layer: int, cache: Cache, context: tuple[Tensor, Tensor]) -> Tensor:
+        """x (rows, tokens, dim), modulation (rows, 6, dim)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation).unsqueeze(2).unbind(1)
+        x = x + gate1 * self.self_attention(self.norm1(x) * (1 + scale1) + shift1, layer, cache)
+        x = x + self.cross_attention(self.norm3(x), context)
+        return torch.as_tensor(x + gate2 * self.ffn(self.norm2(x) * (1 + scale2) + shift2))
+
+
+class Head(nn.Module):
+    """Modulated norm and projection to the patch's channels."""
+
+    def __init__(self, g: DiTGeometry) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(g.dim, g.eps, elementwise_affine=False)
+        self.linear = nn.Linear(g.dim, math.prod(g.patch) * g.latent_channels)
+        self.modulation = nn.Parameter(torch.randn(2, g.dim) / g.dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x (rows, tokens, dim), time (rows, dim)."""
+        shift, scale = (time.unsqueeze(1) + self.modulation).unsqueeze(2).unbind(1)
+        return torch.as_tensor(self.linear(self.norm(x) * (1 + scale) + shift))
+
+
+class CausalWanModel(nn.Module):
+    """The causal Wan DiT. Predicts the flow (noise - clean) or, with prediction "x0", the clean latent."""
+
+    def __init__(self, geometry: DiTGeometry) -> None:
+        super().__init__()
+        g = self.geometry = geometry
+        channels = g.latent_channels + g.cond_channels
+        self.patch_embedding = nn.Conv3d(channels, g.dim, g.patch, stride=g.patch)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(g.text_dim, g.dim), nn.GELU(approximate="tanh"), nn.Linear(g.dim, g.dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(g.freq_dim, g.dim), nn.SiLU(), nn.Linear(g.dim, g.dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(g.dim, 6 * g.dim))
+        self.blocks = nn.ModuleList(Block(g) for _ in range(g.layers))
+        self.head = Head(g)
+
+    def context(self, text: Tensor) -> TextContext:
+        """What cross-attention needs of text embeddings (rows, text_len, text_dim), once per prompt."""
+        embedded = self.text_embedding(text)
+        return [block.cross_attention.context(embedded) for block in self._blocks()]
+
+    def forward(self, latent: Tensor, condition: Tensor | None, sigma: Tensor, context: TextContext, cache: Cache) -> Tensor:
+        """The prediction for one latent frame per row.
+
+        latent: (rows, C, 1, h, w), noised to level sigma; condition: (rows, cond_channels, 1, h, w) or None;
+        sigma: (rows,) in 0..1; context: from `context`; returns (rows, C, 1, h, w).
+        """
+        x = latent if condition is None else torch.cat([latent, condition], dim=1)
+        x = self.patch_embedding(x)
+        grid = x.shape[2:]
+        x = x.flatten(2).transpose(1, 2)
+        time = self.time_embedding(sinusoid(1000.0 * sigma, self.geometry.freq_dim).to(x.dtype))
+        modulation = self.time_projection(time).unflatten(1, (6, -1))
+        for layer, block in enumerate(self._blocks()):
+            x = block(x, modulation, layer, cache, context[layer])
+        return self._unpatchify(self.head(x, time), grid)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _unpatchify(self, x: Tensor, grid: torch.Size) -> Tensor:
+        """(rows, tokens, patch * C), channels last within a patch as in Wan, to (rows, C, frames, h, w)."""
+        x = x.unflatten(1, grid).unflatten(-1, (*self.geometry.patch, -1))
+        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot product attention over (rows, tokens, heads, D); returns (rows, tokens, heads * D)."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def sinusoid(position: Tensor, dim: int) -> Tensor:
+    """Wan's sinusoidal embedding of (rows,) positions: cosines, then sines; (rows, dim) float32."""
+    half = dim // 2
+    frequencies = torch.pow(10000.0, -torch.arange(half, device=position.device, dtype=torch.float32) / half)
+    angles = torch.outer(position.float(), frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1))

@@ -1,0 +1,67 @@
+"""The preset table: what can be built, by name. Listing needs no torch; building imports what the preset needs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from streamgen.core import Params, Pipeline
+from streamgen.errors import PresetError
+
+_FOLDER = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named pipeline: where it is built, with which settings, and what to show of it."""
+
+    name: str
+    title: str
+    description: str
+    native_fps: float
+    defaults: Params
+    styles: tuple[Mapping[str, str], ...]
+    """Suggestions for the page: {"name", "prompt"}."""
+    builder: str
+    """`module:function`, called with (preset, device, threads)."""
+    settings: Mapping[str, Any]
+    """What the builder needs: geometry, weights."""
+    folder: Path
+    """Where the preset's own files are."""
+
+
+def _load(path: Path) -> Preset:
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return Preset(
+        name=path.stem,
+        title=document["title"],
+        description=document["description"],
+        native_fps=float(document["native_fps"]),
+        defaults=Params.parse(document["defaults"]),
+        styles=tuple(document.get("styles", ())),
+        builder=document["builder"],
+        settings=document["settings"],
+        folder=_FOLDER / path.stem,
+    )
+
+
+PRESETS: Mapping[str, Preset] = {path.stem: _load(path) for path in sorted(_FOLDER.glob("*.yaml"))}
+
+
+def build(name: str, device: str = "auto", threads: int = 0) -> Pipeline[Any]:
+    """The pipeline of preset `name`, weights loaded.
+
+    device: auto, cpu, cuda or cuda:N. threads: CPU threads, 0 for as many as the machine has cores.
+    Raises PresetError for an unknown preset or device, WeightsError where the weights are missing or do not fit.
+    """
+    if name not in PRESETS:
+        raise PresetError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    module, function = preset.builder.split(":")
+    pipeline: Pipeline[Any] = getattr(importlib.import_module(module), function)(preset, device, threads)
+    return pipeline

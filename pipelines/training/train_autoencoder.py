@@ -1,0 +1,83 @@
+"""Training loop of the autoencoder: source and styled clips alike, L1 and gradients of the picture, small latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.causal_wan.autoencoder import AutoencoderGeometry, AutoencoderState, StreamingAutoencoder
+from pipelines.training.checkpoint import Trainer
+from pipelines.training.clips import CHUNKS, ClipSet, encode_clips, to_chunks
+from pipelines.training.styles import STYLES
+
+LATENT_NOISE = 0.05
+"""Noise added to the latents before decoding: the decoder must forgive what the DiT gets a little wrong."""
+LATENT_PENALTY = 3e-4
+SOURCE_SHARE = 0.5
+
+
+def train_autoencoder(
+    geometry: AutoencoderGeometry, clips: ClipSet, folder: Path, steps: int, batch: int, crop: int, device: str, seed: int
+) -> StreamingAutoencoder:
+    """A trained autoencoder, its latents' mean and deviation set from the clips."""
+    torch.manual_seed(seed)
+    model = StreamingAutoencoder(geometry).to(device, memory_format=torch.channels_last)
+    trainer = Trainer(model, folder / "autoencoder.pt", steps, rate=2e-3, label="autoencoder")
+    frames = {style: clips.frames(style) for style in STYLES}
+    for step in trainer.run():
+        rng = np.random.default_rng((seed, 1, step))
+        chunks = _batch(rng, frames, batch, crop).to(device)
+        with torch.autocast(device.split(":")[0], torch.bfloat16):
+            decoded, penalty = _reconstruct(model, chunks)
+        picture = (decoded.float() - chunks).abs().mean()
+        gradients = _gradient_loss(decoded.float(), chunks)
+        error = (decoded.detach().float().clamp(-1, 1) - chunks).square().mean() / 4
+        trainer.descend(picture + gradients + LATENT_PENALTY * penalty, psnr=-10 * torch.log10(error))
+    trainer.finish()
+    _normalise(model, clips, device)
+    return model
+
+
+def _batch(rng: np.random.Generator, frames: dict[str, np.ndarray], batch: int, crop: int) -> Tensor:
+    """(batch, 2, 4, 3, crop, crop): two chunks that follow each other, of random clips and styles."""
+    styles = list(frames)
+    picked = []
+    for _ in range(batch):
+        style = "photo" if rng.random() < SOURCE_SHARE else styles[int(rng.integers(len(styles)))]
+        clip = frames[style][int(rng.integers(len(frames[style])))]
+        y, x = (8 * int(rng.integers(0, (size - crop) // 8 + 1)) for size in clip.shape[1:3])
+        picked.append(clip[:, y : y + crop, x : x + crop])
+    chunks = to_chunks(torch.from_numpy(np.stack(picked)))
+    start = int(rng.integers(0, CHUNKS - 1))
+    return chunks[:, start : start + 2]
+
+
+def _reconstruct(model: StreamingAutoencoder, chunks: Tensor) -> tuple[Tensor, Tensor]:
+    state, decoded, penalty = AutoencoderState(), [], torch.zeros((), device=chunks.device)
+    for i in range(chunks.shape[1]):
+        latent, state = model.encode(chunks[:, i], state)
+        penalty = penalty + latent.float().square().mean()
+        picture, state = model.decode(latent + LATENT_NOISE * torch.randn_like(latent), state)
+        decoded.append(picture)
+    return torch.stack(decoded, dim=1), penalty
+
+
+def _gradient_loss(a: Tensor, b: Tensor) -> Tensor:
+    """L1 of the differences between neighbours in x, y and t: keeps edges sharp and stills steady."""
+    d = a - b
+    across, down = d.diff(dim=-1).abs().mean(), d.diff(dim=-2).abs().mean()
+    return across + down + 0.5 * d.flatten(1, 2).diff(dim=1).abs().mean()
+
+
+@torch.inference_mode()
+def _normalise(model: StreamingAutoencoder, clips: ClipSet, device: str) -> None:
+    model.mean.zero_()
+    model.deviation.fill_(1.0)
+    latents = torch.cat([v[::4].flatten(0, 1).float() for v in encode_clips(model, clips, device).values()])
+    model.mean.copy_(latents.mean(dim=(0, 2, 3)))
+    model.deviation.copy_(latents.std(dim=(0, 2, 3)).clamp_min(1e-3))
+
+

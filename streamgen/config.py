@@ -1,0 +1,51 @@
+"""What an operator can set: frozen, checked once at start, with errors that name the setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streamgen.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of `streamgen serve`. Raises ConfigError where they cannot work."""
+
+    preset: str = "tiny"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 takes any free port."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    max_sessions: int = 4
+    token: str | None = None
+    """Bearer token asked of every API request where set."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins other than the service's own that may use the API from a browser."""
+    ice_servers: tuple[str, ...] = ()
+    """STUN/TURN URLs handed to clients and used by the service."""
+    connect_timeout_s: float = 15.0
+    """An offer whose media connection is not up by then is closed."""
+    idle_timeout_s: float = 15.0
+    """A session without a frame for this long, and not paused, is closed."""
+    job_timeout_s: float = 20.0
+    """A worker that is silent for this long on one piece of work counts as hung and is restarted."""
+    start_timeout_s: float = 300.0
+    """A worker that is not ready by then counts as failed."""
+    threads: int = field(default=0)
+    """CPU threads of the engine; 0 lets the engine choose."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port <= 65535, "port", "must be from 0 to 65535")
+        _require(1 <= self.max_sessions <= 1024, "max-sessions", "must be from 1 to 1024")
+        _require(self.token != "", "token", "must not be empty")
+        _require(self.threads >= 0, "threads", "must not be negative")
+        for name in ("connect_timeout_s", "idle_timeout_s", "job_timeout_s", "start_timeout_s"):
+            _require(getattr(self, name) > 0, name.replace("_", "-"), "must be above 0")
+        for url in self.ice_servers:
+            _require(url.startswith(("stun:", "turn:", "turns:")), "ice-server", f"{url!r} is no stun: or turn: URL")
+
+
+def _require(holds: bool, name: str, problem: str) -> None:
+    if not holds:
+        raise ConfigError(f"--{name} {problem}")

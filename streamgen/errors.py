@@ -1,0 +1,113 @@
+"""The one tree of errors. Each carries a code for programs and a message that says what to do."""
+
+from __future__ import annotations
+
+
+class StreamgenError(Exception):
+    """Root of all errors that a user can cause or has to know about.
+
+    `code` is stable and meant for programs; `str(error)` is one line meant for people.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(StreamgenError):
+    """The service was started with settings that cannot work."""
+
+    code = "bad_config"
+
+
+class ParamsError(StreamgenError):
+    """A session parameter is unknown, has the wrong type or lies out of range; `field` names it."""
+
+    code = "bad_params"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class OfferError(StreamgenError):
+    """An SDP offer that cannot be answered."""
+
+    code = "bad_offer"
+
+
+class UnauthorizedError(StreamgenError):
+    """The request carries no valid token."""
+
+    code = "unauthorized"
+
+
+class SessionNotFoundError(StreamgenError):
+    """No session has this id (it may have ended)."""
+
+    code = "no_such_session"
+
+
+class BusyError(StreamgenError):
+    """No room for another session now; `retry_after_s` says when to ask again."""
+
+    code = "busy"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineError(StreamgenError):
+    """The engine failed at a piece of work; the work is lost, the engine goes on."""
+
+    code = "engine_failed"
+
+
+class WorkerDiedError(EngineError):
+    """The worker process ended (or hung and was ended); the supervisor starts another."""
+
+    code = "worker_died"
+
+
+class WeightsError(StreamgenError):
+    """Weights are missing, or do not fit the model; the message names the keys."""
+
+    code = "bad_weights"
+
+
+class PresetError(StreamgenError):
+    """No such preset, or it cannot run on this machine."""
+
+    code = "bad_preset"
+
+
+class MediaFileError(StreamgenError):
+    """A file that cannot be read or written as video."""
+
+    code = "bad_media"
+
+
+class ConnectError(StreamgenError):
+    """The client could not reach the service, or the media connection did not come up."""
+
+    code = "connect_failed"
+
+
+class ServiceError(StreamgenError):
+    """The service refused a client's request, or ended its session.
+
+    `status` is the HTTP status (None where the service said it on the control channel), `reason` its own error code.
+    """
+
+    code = "service_error"
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_after_s: float | None = None, reason: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.reason = reason

@@ -1,0 +1,133 @@
+"""The JSON messages of the data channel `control`: one object a message, both directions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from streamgen.errors import ParamsError, StreamgenError
+
+CHANNEL = "control"
+MAX_MESSAGE_BYTES = 16 * 1024
+
+
+class WireError(StreamgenError):
+    """A control message that cannot be understood."""
+
+    code = "bad_message"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Client: change these parameters; answered by Applied or Rejected with the same seq."""
+
+    seq: int
+    params: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Client: pause, resume or reset the stream."""
+
+    type: Literal["pause", "resume", "reset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Server: update `seq` holds from the frame with id `frame` on."""
+
+    seq: int
+    frame: int
+    type: str = "applied"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Server: update `seq` was refused; nothing changed. `error` is {"code", "message"}."""
+
+    seq: int
+    error: dict[str, str]
+    type: str = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Server, once a second: what the session gets. Rates per second, latencies in ms from arrival to hand-over."""
+
+    fps_in: float
+    fps_out: float
+    latency_ms: dict[str, float]
+    """{"p50", "p95", "max"} over the last seconds."""
+    frames_in: int
+    frames_out: int
+    deadline_misses: int
+    drops: dict[str, int]
+    """Since the start, by reason."""
+    plan: dict[str, object]
+    """What the scheduler runs now: {"steps", "mode", "noise", ...}."""
+    state: str
+    type: str = "stats"
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """Server: the session's state is now `state` (warming, live, paused, ...)."""
+
+    state: str
+    type: str = "state"
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """Server: the engine was restarted; the stream goes on with its parameters."""
+
+    reason: str
+    type: str = "restarted"
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Server: the session ends now, and why."""
+
+    reason: str
+    type: str = "closing"
+
+
+ClientMessage = Update | Verb
+ServerMessage = Applied | Rejected | Stats | StateChanged | Restarted | Closing
+
+
+def decode_client(text: str | bytes) -> ClientMessage:
+    """One client message. Raises WireError that says what is wrong with it."""
+    if len(text) > MAX_MESSAGE_BYTES:
+        raise WireError(f"message of {len(text)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
+    try:
+        message: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        raise WireError("message is not JSON") from None
+    if not isinstance(message, dict):
+        raise WireError("message is not a JSON object")
+    match message.get("type"):
+        case "update":
+            seq, params = message.get("seq"), message.get("params")
+            if type(seq) is not int or not isinstance(params, dict):
+                raise WireError('update needs {"seq": integer, "params": object}')
+            return Update(seq, params)
+        case "pause" | "resume" | "reset" as verb:
+            return Verb(verb)
+        case other:
+            raise WireError(f"unknown message type {str(other)[:40]!r}")
+
+
+def encode(message: ServerMessage) -> str:
+    """JSON text of a server message."""
+    return json.dumps({name: getattr(message, name) for name in message.__slots__})
+
+
+def rejection(seq: int, error: StreamgenError) -> Rejected:
+    """`error` as the answer to update `seq`; a ParamsError also names its field."""
+    body = {"code": error.code, "message": error.message}
+    if isinstance(error, ParamsError):
+        body["field"] = error.field
+    return Rejected(seq, body)
