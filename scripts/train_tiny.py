@@ -1,8 +1,7 @@
 #!/usr/bin/env python
 """Trains the tiny preset and writes its weights: clips, autoencoder, text encoder, DiT, one after the other.
 
-    python scripts/train_tiny.py                     everything, about 70 minutes on 2 cores
-    python scripts/train_tiny.py --minutes-like 10   the same with fewer steps, in proportion
+    python scripts/train_tiny.py        everything, about 80 minutes on 2 cores
 
 Seeded; stops and goes on at its checkpoints (Ctrl-C, then the same command). Needs the extra `train`.
 """
@@ -23,7 +22,7 @@ from pipelines.causal_wan.tiny_text import TextGeometry
 from pipelines.training.clips import ClipSet, encode_clips
 from pipelines.training.styles import STYLES
 from pipelines.training.train_autoencoder import train_autoencoder
-from pipelines.training.train_dit import LatentClips, train_dit
+from pipelines.training.train_dit import LatentClips, Stage, train_dit
 from pipelines.training.train_text import train_text
 
 PRESETS = Path(__file__).resolve().parent.parent / "pipelines" / "presets"
@@ -39,19 +38,19 @@ def main() -> int:
     large.make()
 
     autoencoder = train_autoencoder(
-        AutoencoderGeometry(**settings["autoencoder"]), small, args.work, args.autoencoder_steps, args.autoencoder_batch,
-        96, args.device, args.seed,
+        AutoencoderGeometry(**settings["autoencoder"]), small, args.work, args.autoencoder_steps,
+        args.autoencoder_batch, 96, args.device, args.seed,
     )  # fmt: skip
     _write(autoencoder, args.out / "autoencoder.safetensors", torch.bfloat16)
     text = train_text(TextGeometry(**settings["text"]), args.work, args.text_steps, 64, args.seed)
     _write(text, args.out / "text.safetensors", torch.bfloat16)
 
+    near, far = (LatentClips(_latents(autoencoder, clips, args), text, args.seed) for clips in (small, large))
+    part = args.dit_steps // 11
     stages = [
-        (LatentClips(_latents(autoencoder, clips, args), text, args.seed), batch, 40, steps)
-        for clips, batch, steps in (
-            (small, args.dit_batch, args.dit_steps - args.dit_steps // 5),
-            (large, max(args.dit_batch // 4, 1), args.dit_steps // 5),
-        )
+        Stage(near, args.dit_batch, 2, args.dit_steps - 4 * part),
+        Stage(near, args.dit_batch // 2, 4, 2 * part),
+        Stage(far, max(args.dit_batch // 8, 1), 4, 2 * part),
     ]
     dit = train_dit(DiTGeometry.from_settings(settings["dit"]), stages, autoencoder.deviation, args.work, args.device,
                     args.seed)  # fmt: skip
@@ -82,10 +81,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=int, default=600, help="clips of 13 frames at 128x128")
-    parser.add_argument("--autoencoder-steps", type=int, default=3600)
+    parser.add_argument("--autoencoder-steps", type=int, default=2700)
     parser.add_argument("--autoencoder-batch", type=int, default=8)
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--dit-steps", type=int, default=2400)
+    parser.add_argument("--dit-steps", type=int, default=2200)
     parser.add_argument("--dit-batch", type=int, default=16)
     return parser.parse_args()
 

@@ -29,7 +29,7 @@ class AutoencoderGeometry:
 
 
 class AutoencoderState(NamedTuple):
-    """What one stream carries from chunk to chunk: features of the last chunk, (1, width, H/8, W/8); None at its start."""
+    """What one stream carries from chunk to chunk: the last one's features (1, width, H/8, W/8); None at its start."""
 
     encoder: Tensor | None = None
     decoder: Tensor | None = None
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
 
 
 class StreamingAutoencoder(nn.Module):
-    """Encoder and decoder, with the mean and deviation of the latents' channels, so that noise means the same in each."""
+    """Encoder and decoder, and mean and deviation of the latents' channels, so that noise means the same in each."""
 
     mean: Tensor
     deviation: Tensor
@@ -137,3 +137,11 @@ class StreamingAutoencoder(nn.Module):
     @staticmethod
     def _column(values: Tensor) -> Tensor:
         return values[:, None, None]
+
+
+def channels_last(model: StreamingAutoencoder) -> StreamingAutoencoder:
+    """Lays out the weights of convolutions as CPUs and GPUs run them fastest; returns the model."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return model

@@ -1,4 +1,4 @@
-"""Wan2.1's diffusion transformer, causal over latent frames: each forward pass takes one latent frame per row and attends
+"""Wan2.1's diffusion transformer, causal over latent frames: a forward pass takes one latent frame per row and attends
 to what the KV cache holds. Written for one device; holds weights only.
 
 Source of the architecture: Wan2.1 (arXiv 2503.20314), section 4; causal use: StreamDiffusionV2 (arXiv 2511.07399).
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipelines.causal_wan.attention import Attention, sdpa
 from pipelines.causal_wan.geometry import DiTGeometry
 from pipelines.causal_wan.rope import Rotation
 
@@ -44,8 +45,9 @@ class RMSNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Attention of the current latent frame to itself and to the cached ones."""
 
-    def __init__(self, g: DiTGeometry) -> None:
+    def __init__(self, g: DiTGeometry, attend: Attention) -> None:
         super().__init__()
+        self.attend = attend
         self.heads = g.heads
         self.qkv = nn.Linear(g.dim, 3 * g.dim)
         self.norm_q = RMSNorm(g.dim, g.eps)
@@ -57,14 +59,15 @@ class SelfAttention(nn.Module):
         q = cache.rotation(_split(self.norm_q(q), self.heads))
         k = cache.rotation(_split(self.norm_k(k), self.heads))
         keys, values = cache.extend(layer, k, _split(v, self.heads))
-        return torch.as_tensor(self.out(attend(q, keys, values, cache.mask)))
+        return self.out(self.attend(q, keys, values, cache.mask))
 
 
 class CrossAttention(nn.Module):
     """Attention to the prompt; its keys and values are computed once per prompt."""
 
-    def __init__(self, g: DiTGeometry) -> None:
+    def __init__(self, g: DiTGeometry, attend: Attention) -> None:
         super().__init__()
+        self.attend = attend
         self.heads = g.heads
         self.q = nn.Linear(g.dim, g.dim)
         self.kv = nn.Linear(g.dim, 2 * g.dim)
@@ -79,28 +82,30 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
         q = _split(self.norm_q(self.q(x)), self.heads)
-        return torch.as_tensor(self.out(attend(q, *context, None)))
+        return self.out(self.attend(q, *context, None))
 
 
 class Block(nn.Module):
     """Self-attention, cross-attention, feed-forward; the first and last are modulated by the noise level."""
 
-    def __init__(self, g: DiTGeometry) -> None:
+    def __init__(self, g: DiTGeometry, attend: Attention) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(g.dim, g.eps, elementwise_affine=False)
-        self.self_attention = SelfAttention(g)
+        self.self_attention = SelfAttention(g, attend)
         self.norm3 = nn.LayerNorm(g.dim, g.eps)
-        self.cross_attention = CrossAttention(g)
+        self.cross_attention = CrossAttention(g, attend)
         self.norm2 = nn.LayerNorm(g.dim, g.eps, elementwise_affine=False)
         self.ffn = nn.Sequential(nn.Linear(g.dim, g.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(g.ffn_dim, g.dim))
         self.modulation = nn.Parameter(torch.randn(6, g.dim) / g.dim**0.5)
 
-    def forward(self, x: Tensor, modulation: Tensor, layer: int, cache: Cache, context: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, modulation: Tensor, layer: int, cache: Cache, context: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """x (rows, tokens, dim), modulation (rows, 6, dim)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation).unsqueeze(2).unbind(1)
         x = x + gate1 * self.self_attention(self.norm1(x) * (1 + scale1) + shift1, layer, cache)
         x = x + self.cross_attention(self.norm3(x), context)
-        return torch.as_tensor(x + gate2 * self.ffn(self.norm2(x) * (1 + scale2) + shift2))
+        return x + gate2 * self.ffn(self.norm2(x) * (1 + scale2) + shift2)
 
 
 class Head(nn.Module):
@@ -115,13 +120,13 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x (rows, tokens, dim), time (rows, dim)."""
         shift, scale = (time.unsqueeze(1) + self.modulation).unsqueeze(2).unbind(1)
-        return torch.as_tensor(self.linear(self.norm(x) * (1 + scale) + shift))
+        return self.linear(self.norm(x) * (1 + scale) + shift)
 
 
 class CausalWanModel(nn.Module):
-    """The causal Wan DiT. Predicts the flow (noise - clean) or, with prediction "x0", the clean latent."""
+    """The causal Wan DiT. What its output means is `geometry.prediction`: the flow (noise - clean) in Wan's own."""
 
-    def __init__(self, geometry: DiTGeometry) -> None:
+    def __init__(self, geometry: DiTGeometry, attend: Attention = sdpa) -> None:
         super().__init__()
         g = self.geometry = geometry
         channels = g.latent_channels + g.cond_channels
@@ -131,7 +136,7 @@ class CausalWanModel(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(g.freq_dim, g.dim), nn.SiLU(), nn.Linear(g.dim, g.dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(g.dim, 6 * g.dim))
-        self.blocks = nn.ModuleList(Block(g) for _ in range(g.layers))
+        self.blocks = nn.ModuleList(Block(g, attend) for _ in range(g.layers))
         self.head = Head(g)
 
     def context(self, text: Tensor) -> TextContext:
@@ -139,7 +144,9 @@ class CausalWanModel(nn.Module):
         embedded = self.text_embedding(text)
         return [block.cross_attention.context(embedded) for block in self._blocks()]
 
-    def forward(self, latent: Tensor, condition: Tensor | None, sigma: Tensor, context: TextContext, cache: Cache) -> Tensor:
+    def forward(
+        self, latent: Tensor, condition: Tensor | None, sigma: Tensor, context: TextContext, cache: Cache
+    ) -> Tensor:
         """The prediction for one latent frame per row.
 
         latent: (rows, C, 1, h, w), noised to level sigma; condition: (rows, cond_channels, 1, h, w) or None;
@@ -162,12 +169,6 @@ class CausalWanModel(nn.Module):
         """(rows, tokens, patch * C), channels last within a patch as in Wan, to (rows, C, frames, h, w)."""
         x = x.unflatten(1, grid).unflatten(-1, (*self.geometry.patch, -1))
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot product attention over (rows, tokens, heads, D); returns (rows, tokens, heads * D)."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def sinusoid(position: Tensor, dim: int) -> Tensor:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Prediction = Literal["flow", "x0", "residual"]
+"""What the DiT's output is: noise - clean (Wan), the clean latent, or the clean latent - the condition."""
+
 
 @dataclass(frozen=True)
 class DiTGeometry:
@@ -23,7 +26,7 @@ class DiTGeometry:
     freq_dim: int
     text_dim: int
     text_len: int
-    prediction: Literal["flow", "x0"]
+    prediction: Prediction
     eps: float = 1e-6
 
     @classmethod
@@ -36,7 +39,7 @@ class DiTGeometry:
 
     @property
     def rope_pairs(self) -> tuple[int, int, int]:
-        """Rotated pairs of a head given to time, rows and columns (Wan: rows and columns a third each, time the rest)."""
+        """Rotated pairs of a head for time, rows and columns (Wan: rows and columns a third each, time the rest)."""
         third = self.head_dim // 6
         return self.head_dim // 2 - 2 * third, third, third
 

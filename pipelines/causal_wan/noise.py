@@ -1,4 +1,4 @@
-"""Motion-aware noise: fast motion lowers the noise, still scenes raise it (StreamDiffusionV2, arXiv 2511.07399, section 4).
+"""Motion-aware noise: fast motion lowers the noise, still scenes raise it (StreamDiffusionV2, arXiv 2511.07399).
 
 Pure arithmetic: d_t is the root mean square change between neighbouring frames, d^ = clip(max over the last frames of
 d / sigma, 0, 1), and s_t = smoothing * (high - (high - low) * d^) + (1 - smoothing) * s_(t-1).

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from pipelines.causal_wan import weights
-from pipelines.causal_wan.autoencoder import CHUNK, SPACE, AutoencoderGeometry, AutoencoderState, StreamingAutoencoder
+from pipelines.causal_wan.attention import BACKENDS
+from pipelines.causal_wan.autoencoder import (
+    CHUNK,
+    SPACE,
+    AutoencoderGeometry,
+    AutoencoderState,
+    StreamingAutoencoder,
+    channels_last,
+)
 from pipelines.causal_wan.cache import RollingKVCache
 from pipelines.causal_wan.device import choose_device, choose_dtype
 from pipelines.causal_wan.dit import CausalWanModel, TextContext
@@ -43,7 +51,7 @@ class StreamState:
     noise: NoiseController
     slots: list[int] = field(default_factory=list)
     """KV slots of the steps, taken as steps are first run."""
-    codec: AutoencoderState = AutoencoderState()
+    codec: AutoencoderState = field(default_factory=AutoencoderState)
     noises: dict[int, Tensor] = field(default_factory=dict)
     """The stream's noise for each step, drawn once: a still scene stays still."""
     first: bool = True
@@ -144,7 +152,7 @@ class CausalWanPipeline:
         return self._models.dit.context(embedding)
 
     def _padded(self, state: StreamState, frames: Pixels) -> Pixels:
-        """Four frames: a stream's first are preceded by copies of the first, its last followed by copies of the last."""
+        """Four frames: copies of the first come before a stream's first frames, copies of the last after its last."""
         missing = CHUNK - len(frames)
         if not 0 <= missing < CHUNK:
             raise ParamsError("frames", f"a chunk has from 1 to {CHUNK} frames, not {len(frames)}")
@@ -196,7 +204,7 @@ class CausalWanPipeline:
         cache = rows[0].state.cache.begin([self._slot(row.state, row.step) for row in rows])
         seen = condition if dit.geometry.cond_channels else None
         out = dit(latent, seen, sigma, _joined([row.state.context for row in rows]), cache)
-        clean = clean_from(out, latent, sigma, dit.geometry.prediction)
+        clean = clean_from(out, latent, seen, sigma, dit.geometry.prediction)
         return [self._after_step(row, clean[i : i + 1]) for i, row in enumerate(rows)]
 
     def _slot(self, state: StreamState, step: int) -> int:
@@ -232,18 +240,21 @@ def build_tiny(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
     settings: Mapping[str, Any] = preset.settings
     on, dit = choose_device(device), DiTGeometry.from_settings(settings["dit"])
     dtype, cache = choose_dtype(on), CacheGeometry(**settings["cache"])
+    attend = BACKENDS["matmul" if on.type == "cpu" and dtype == torch.bfloat16 else "sdpa"]
     styles = len(preset.styles) + 1
     models = Models(
         StreamingAutoencoder(AutoencoderGeometry(**settings["autoencoder"])),
-        CausalWanModel(dit),
+        CausalWanModel(dit, attend),
         TinyTextEncoder(TextGeometry(**settings["text"]), styles),
     )
     for name in ("autoencoder", "dit", "text"):
         model = getattr(models, name)
         weights.load(model, preset.folder / f"{name}.safetensors")
         model.to(on, dtype).eval().requires_grad_(False)
-    models.autoencoder.to(memory_format=torch.channels_last)
-    return CausalWanPipeline(_spec(preset, dit, cache, dtype), models, cache, NoiseGeometry(**settings["noise"]), on, dtype)
+    channels_last(models.autoencoder)
+    return CausalWanPipeline(
+        _spec(preset, dit, cache, dtype), models, cache, NoiseGeometry(**settings["noise"]), on, dtype
+    )
 
 
 def _spec(preset: Preset, dit: DiTGeometry, cache: CacheGeometry, dtype: torch.dtype) -> PipelineSpec:
@@ -290,7 +301,9 @@ def _only(batch: Tensor | None, i: int) -> Tensor | None:
 def _joined(contexts: Sequence[TextContext]) -> TextContext:
     if len(contexts) == 1:
         return contexts[0]
-    return [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*contexts, strict=True)]
+    return [
+        (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*contexts, strict=True)
+    ]
 
 
 def _trimmed(pictures: Pixels, row: Row[StreamState]) -> Pixels:

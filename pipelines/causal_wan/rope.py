@@ -1,6 +1,6 @@
 """Rotary positions in time, rows and columns.
 
-A head's D channels form D/2 pairs (i, i + D/2); the first pairs turn with time, the next with rows, the last with columns.
+A head's D channels form D/2 pairs (i, i + D/2); the first turn with time, the next with rows, the last with columns.
 Angles are taken in float64 and modulo a full turn on the host, so that no position is too large.
 """
 
@@ -52,7 +52,9 @@ class RoPE:
     def time_angles(self, frames: list[int]) -> Tensor:
         """Angles (len(frames), 1, D/2) of time alone: the rows' and columns' pairs do not turn."""
         grid = torch.zeros(len(frames), 1, sum(self._pairs), dtype=torch.float64)
-        grid[..., : self._pairs[0]] += torch.outer(torch.tensor(frames, dtype=torch.float64), self._frequencies[0])[:, None]
+        grid[..., : self._pairs[0]] += torch.outer(torch.tensor(frames, dtype=torch.float64), self._frequencies[0])[
+            :, None
+        ]
         return self._on_device(grid)
 
     def _on_device(self, angles: Tensor) -> Tensor:

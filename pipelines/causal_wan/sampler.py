@@ -5,14 +5,14 @@ At level s a latent is x_s = (1 - s) * clean + s * noise; the flow is noise - cl
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from pipelines.causal_wan.geometry import Prediction
+
 
 def sigma_at(step: int, steps: int, start: float) -> float:
-    """Noise level at which `step` (0-based) of `steps` starts, when the first starts at `start`: equal parts down to 0."""
+    """Noise level at which `step` (from 0) of `steps` starts, when the first starts at `start`: equal parts to 0."""
     return start * (1.0 - step / steps)
 
 
@@ -22,11 +22,17 @@ def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return (1 - s) * clean + s * noise
 
 
-def clean_from(prediction: Tensor, latent: Tensor, sigma: Tensor, kind: Literal["flow", "x0"]) -> Tensor:
+def clean_from(prediction: Tensor, latent: Tensor, condition: Tensor | None, sigma: Tensor, kind: Prediction) -> Tensor:
     """The clean latent that a prediction for `latent` at level sigma stands for."""
-    if kind == "x0":
-        return prediction
-    return latent - sigma.view(-1, 1, 1, 1, 1).to(latent.dtype) * prediction
+    match kind:
+        case "x0":
+            return prediction
+        case "residual":
+            if condition is None:
+                raise ValueError("a residual needs the condition that it belongs to")
+            return condition + prediction
+        case "flow":
+            return latent - sigma.view(-1, 1, 1, 1, 1).to(latent.dtype) * prediction
 
 
 def draw_noise(shape: tuple[int, ...], seed: int, step: int, device: torch.device, dtype: torch.dtype) -> Tensor:

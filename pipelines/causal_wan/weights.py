@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ _SHOWN = 5
 
 
 def load(model: nn.Module, path: Path) -> dict[str, str]:
-    """Fills `model` from the safetensors file, in the model's own dtype. Returns the file's metadata. Raises WeightsError."""
+    """Fills `model` from the safetensors file, in the model's dtype. Returns its metadata. Raises WeightsError."""
     tensors, metadata = _read(path)
     expected = model.state_dict()
     problems = [
@@ -33,9 +32,11 @@ def load(model: nn.Module, path: Path) -> dict[str, str]:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise WeightsError(f"weights not found: {path}; train them with scripts/train_tiny.py or install the package again")
+        raise WeightsError(
+            f"weights not found: {path}; train them with scripts/train_tiny.py or install the package again"
+        )
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path.name} is no readable safetensors file: {error}") from error
@@ -46,5 +47,3 @@ def _named(problem: str, keys: list[str]) -> list[str]:
         return []
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return [f"{problem}: {', '.join(keys[:_SHOWN])}{more}"]
-
-

@@ -1,1 +1,1 @@
-"""How the tiny preset's weights are made: scenes, styles, prompts and the three training loops. Needs the extra `train`."""
+"""How the tiny preset's weights are made: scenes, styles, prompts, training loops. Needs the extra `train`."""

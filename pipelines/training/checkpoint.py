@@ -1,4 +1,4 @@
-"""Training that can stop and go on: a budget of steps or minutes, an exponential mean of the weights, a checkpoint file."""
+"""Training that can stop and go on: a number of steps, an exponential mean of the weights, a checkpoint file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         decay = min(self.mean_decay, (self.step + 1) / (self.step + 10))

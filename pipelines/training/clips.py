@@ -97,7 +97,7 @@ def _encode(
     for start in tqdm(range(0, len(frames), batch), desc=f"encode {label}", leave=False):
         chunks = to_chunks(torch.from_numpy(np.array(frames[start : start + batch])).to(device))
         state, latents = AutoencoderState(), []
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
+        with torch.autocast(device.partition(":")[0], torch.bfloat16):
             for i in range(CHUNKS):
                 latent, state = model.encode(chunks[:, i], state)
                 latents.append(latent.to(torch.bfloat16))

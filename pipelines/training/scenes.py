@@ -57,7 +57,7 @@ def procedural(rng: Rng, size: int = 512) -> Pixels:
             case 0:
                 cv2.circle(picture, (x, y), radius, colour, -1, cv2.LINE_AA)
             case 1:
-                points = rng.integers(-radius, radius, (int(rng.integers(3, 7)), 2)) + (x, y)
+                points = rng.integers(-radius, radius, (int(rng.integers(3, 7)), 2)) + np.array([x, y])
                 cv2.fillPoly(picture, [points.astype(np.int32)], colour, cv2.LINE_AA)
             case 2:
                 end = (x + int(rng.integers(-200, 200)), y + int(rng.integers(-200, 200)))
@@ -70,7 +70,7 @@ def procedural(rng: Rng, size: int = 512) -> Pixels:
 
 @dataclass(frozen=True)
 class Motion:
-    """A camera over a picture: centre (picture pixels), picture pixels per output pixel, angle (rad), and change a frame."""
+    """A camera over a picture: centre (its pixels), its pixels per output pixel, angle (rad), and change a frame."""
 
     centre: tuple[float, float]
     scale: float
@@ -121,11 +121,11 @@ def film(rng: Rng, picture: Pixels, motion: Motion, frames: int, width: int, hei
             flags=(cv2.INTER_AREA if motion.scale > 1 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101,
         ).astype(np.float32)  # fmt: skip
-        view = 255 * gain * (view / 255) ** gamma
+        view = np.asarray(255 * gain * (view / 255) ** gamma, np.float32)
         grey = view.mean(axis=2, keepdims=True)
-        view = (grey + saturation * (view - grey)) * tint
+        view = np.asarray((grey + saturation * (view - grey)) * tint, np.float32)
         if noise:
-            view = view + rng.normal(0, noise, view.shape)
+            view += rng.normal(0, noise, view.shape)
         clip[t] = np.clip(view[:, ::-1] if mirrored else view, 0, 255)
     return clip
 
@@ -139,7 +139,7 @@ class Scenery:
         self._weights = weights / weights.sum()
 
     def clip(self, rng: Rng, frames: int, width: int, height: int) -> Pixels:
-        """One clip: a photograph four times out of five, else a drawn scene; sometimes with an object moving through."""
+        """One clip: of a photograph four times in five, else of a drawn scene; sometimes an object moves through."""
         if rng.random() < 0.8:
             name = str(rng.choice(list(self._photographs), p=self._weights))
             picture = self._enlarged(self._photographs[name], width, height)

@@ -1,7 +1,7 @@
 """The styles the tiny preset learns: each a function computed from the source frame, (H, W, 3) uint8 RGB to the same.
 
-They are local (no style looks further than a few dozen pixels) and deterministic, so that a small causal model can learn
-them and a still scene stays still.
+They are local (no style looks further than a few dozen pixels) and deterministic, so that a small causal model can
+learn them and a still scene stays still.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Numbers = NDArray[np.integer | np.floating]
+"""What OpenCV's functions are declared to return."""
 
 
 def photo(frame: Pixels) -> Pixels:
@@ -139,11 +141,11 @@ def kuwahara(picture: Floats, radius: int) -> Floats:
     return np.asarray(mixed, np.float32)
 
 
-def _float(frame: Pixels) -> Floats:
+def _float(frame: Numbers) -> Floats:
     return np.asarray(frame, np.float32) / 255.0
 
 
-def _bytes(picture: NDArray[np.floating]) -> Pixels:
+def _bytes(picture: Numbers) -> Pixels:
     return np.asarray(np.clip(picture * 255.0 + 0.5, 0, 255), np.uint8)
 
 
@@ -151,7 +153,7 @@ def _grey(frame: Pixels) -> Floats:
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.float32) / 255.0
 
 
-def _edges(grey: Floats) -> Floats:
+def _edges(grey: Numbers) -> Floats:
     """Gradient length per pixel."""
     return np.asarray(cv2.magnitude(cv2.Sobel(grey, -1, 1, 0, scale=0.25), cv2.Sobel(grey, -1, 0, 1, scale=0.25)))
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.causal_wan.autoencoder import AutoencoderGeometry, AutoencoderState, StreamingAutoencoder
+from pipelines.causal_wan.autoencoder import AutoencoderGeometry, AutoencoderState, StreamingAutoencoder, channels_last
 from pipelines.training.checkpoint import Trainer
 from pipelines.training.clips import CHUNKS, ClipSet, encode_clips, to_chunks
 from pipelines.training.styles import STYLES
@@ -20,17 +20,24 @@ SOURCE_SHARE = 0.5
 
 
 def train_autoencoder(
-    geometry: AutoencoderGeometry, clips: ClipSet, folder: Path, steps: int, batch: int, crop: int, device: str, seed: int
+    geometry: AutoencoderGeometry,
+    clips: ClipSet,
+    folder: Path,
+    steps: int,
+    batch: int,
+    crop: int,
+    device: str,
+    seed: int,
 ) -> StreamingAutoencoder:
     """A trained autoencoder, its latents' mean and deviation set from the clips."""
     torch.manual_seed(seed)
-    model = StreamingAutoencoder(geometry).to(device, memory_format=torch.channels_last)
+    model = channels_last(StreamingAutoencoder(geometry)).to(device)
     trainer = Trainer(model, folder / "autoencoder.pt", steps, rate=2e-3, label="autoencoder")
     frames = {style: clips.frames(style) for style in STYLES}
     for step in trainer.run():
         rng = np.random.default_rng((seed, 1, step))
         chunks = _batch(rng, frames, batch, crop).to(device)
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
+        with torch.autocast(device.partition(":")[0], torch.bfloat16):
             decoded, penalty = _reconstruct(model, chunks)
         picture = (decoded.float() - chunks).abs().mean()
         gradients = _gradient_loss(decoded.float(), chunks)
@@ -79,5 +86,3 @@ def _normalise(model: StreamingAutoencoder, clips: ClipSet, device: str) -> None
     latents = torch.cat([v[::4].flatten(0, 1).float() for v in encode_clips(model, clips, device).values()])
     model.mean.copy_(latents.mean(dim=(0, 2, 3)))
     model.deviation.copy_(latents.std(dim=(0, 2, 3)).clamp_min(1e-3))
-
-

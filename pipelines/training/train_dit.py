@@ -1,17 +1,20 @@
-"""Training loop of the tiny DiT: from the noised source latent, the clean source latent and a prompt to the styled latent.
+"""Training loop of the tiny DiT: from noised source latent, clean source latent and prompt to the styled latent.
 
 Each iteration does what inference does: a first step from the noised source, then a later step from the re-noised
-prediction of the first, both over four latent frames in order with the keys and values of those before.
+prediction of the first, both over latent frames in order with the keys and values of those before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipelines.causal_wan.attention import BACKENDS
 from pipelines.causal_wan.dit import CausalWanModel, TextContext
 from pipelines.causal_wan.geometry import DiTGeometry
 from pipelines.causal_wan.rope import RoPE, Rotation
@@ -55,43 +58,50 @@ class LatentClips:
         with torch.inference_mode():
             self._text = text(prompts)[0].unflatten(0, (len(self._styles), PROMPTS_PER_STYLE)).clone()
 
-    def batch(self, rng: np.random.Generator, size: int, crop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Source and target latents (size, 4, C, h, w), float32, and text (size, length, dim).
-
-        crop: rows and columns of latents at most; a window of that size is cut where the clips are larger.
-        """
-        count, _, _, height, width = self._latents["photo"].shape
+    def batch(self, rng: np.random.Generator, size: int, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Source and target latents (size, frames, C, h, w), float32, and text (size, length, dim)."""
+        count, latent_frames = self._latents["photo"].shape[:2]
         clips = rng.integers(0, count, size)
         styles = rng.integers(0, len(self._styles), size)
-        h, w = min(crop, height), min(crop, width)
-        y, x = 2 * int(rng.integers(0, (height - h) // 2 + 1)), 2 * int(rng.integers(0, (width - w) // 2 + 1))
-        window = (slice(None), slice(None), slice(y, y + h), slice(x, x + w))
-        source = torch.stack([self._latents["photo"][c][window] for c in clips]).float()
-        target = torch.stack([self._latents[self._styles[s]][c][window] for c, s in zip(clips, styles, strict=True)])
+        start = int(rng.integers(0, latent_frames - frames + 1))
+        window = slice(start, start + frames)
+        source = torch.stack([self._latents["photo"][c, window] for c in clips]).float()
+        target = torch.stack([self._latents[self._styles[s]][c, window] for c, s in zip(clips, styles, strict=True)])
         text = self._text[torch.from_numpy(styles), torch.from_numpy(rng.integers(0, PROMPTS_PER_STYLE, size))]
         return source, target.float(), text
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: `steps` iterations on batches of `batch` clips of `frames` latent frames."""
+
+    clips: LatentClips
+    batch: int
+    frames: int
+    steps: int
+
+
 def train_dit(
     geometry: DiTGeometry,
-    stages: list[tuple[LatentClips, int, int, int]],
+    stages: Sequence[Stage],
     weight: Tensor,
     folder: Path,
     device: str,
     seed: int,
 ) -> CausalWanModel:
-    """A trained DiT. stages: (clips, batch, crop, steps) one after the other; weight: of each latent channel in the loss."""
+    """A trained DiT. weight: of each latent channel in the loss."""
     torch.manual_seed(seed)
-    model = CausalWanModel(geometry).to(device)
+    model = CausalWanModel(geometry, BACKENDS["matmul" if device == "cpu" else "sdpa"]).to(device)
+    nn.init.zeros_(model.head.linear.weight)
     rope = RoPE(geometry.rope_pairs, torch.device(device))
     weight = (weight / weight.mean()).to(device)[:, None, None, None]
-    trainer = Trainer(model, folder / "dit.pt", sum(s[3] for s in stages), rate=1e-3, label="dit", mean_decay=0.998)
-    ends = np.cumsum([s[3] for s in stages])
+    trainer = Trainer(model, folder / "dit.pt", sum(s.steps for s in stages), rate=1e-3, label="dit", mean_decay=0.998)
+    ends = np.cumsum([s.steps for s in stages])
     for step in trainer.run():
-        clips, batch, crop, _ = stages[int(np.searchsorted(ends, step, side="right"))]
+        stage = stages[int(np.searchsorted(ends, step, side="right"))]
         rng = np.random.default_rng((seed, 4, step))
-        source, target, text = (x.to(device) for x in clips.batch(rng, batch, crop))
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
+        source, target, text = (x.to(device) for x in stage.clips.batch(rng, stage.batch, stage.frames))
+        with torch.autocast(device.partition(":")[0], torch.bfloat16):
             first, later = _two_steps(model, rope, rng, source, target, text, weight)
         trainer.descend(first + later, first=first, later=later)
     trainer.finish()
@@ -99,7 +109,13 @@ def train_dit(
 
 
 def _two_steps(
-    model: CausalWanModel, rope: RoPE, rng: np.random.Generator, source: Tensor, target: Tensor, text: Tensor, weight: Tensor
+    model: CausalWanModel,
+    rope: RoPE,
+    rng: np.random.Generator,
+    source: Tensor,
+    target: Tensor,
+    text: Tensor,
+    weight: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The losses of a first and a later step."""
     high = torch.from_numpy(rng.uniform(0.1, 1.0, len(source)).astype(np.float32)).to(source.device)
@@ -113,16 +129,17 @@ def _two_steps(
 def _denoise(
     model: CausalWanModel, rope: RoPE, clean: Tensor, source: Tensor, sigma: Tensor, context: TextContext
 ) -> Tensor:
-    """Predictions (rows, 4, C, h, w) from `clean` noised to sigma, frame by frame."""
+    """Predictions (rows, frames, C, h, w) from `clean` noised to sigma, frame by frame."""
     height, width = source.shape[3] // model.geometry.patch[1], source.shape[4] // model.geometry.patch[2]
     cache = GrowingCache(rope, (height, width), model.geometry.layers, torch.bfloat16)
     noise = torch.randn_like(source[:, 0])[:, :, None]
     predictions = []
-    for frame in range(CHUNKS):
+    for frame in range(source.shape[1]):
         cache.begin(frame)
         latent = add_noise(clean[:, frame][:, :, None], noise, sigma)
-        out = model(latent, source[:, frame][:, :, None], sigma, context, cache)
-        predictions.append(clean_from(out, latent, sigma, model.geometry.prediction).float()[:, :, 0])
+        condition = source[:, frame][:, :, None]
+        out = model(latent, condition, sigma, context, cache)
+        predictions.append(clean_from(out, latent, condition, sigma, model.geometry.prediction).float()[:, :, 0])
     return torch.stack(predictions, dim=1)
 
 

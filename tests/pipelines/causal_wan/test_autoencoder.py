@@ -32,7 +32,9 @@ def test_state_carries_from_chunk_to_chunk_both_ways() -> None:
     without, _ = autoencoder.encode(chunk(1), AutoencoderState())
     assert (with_past - without).abs().max() > 1e-4
     _, after = autoencoder.decode(without, AutoencoderState())
-    assert (autoencoder.decode(without, after)[0] - autoencoder.decode(without, AutoencoderState())[0]).abs().max() > 1e-4
+    assert (
+        autoencoder.decode(without, after)[0] - autoencoder.decode(without, AutoencoderState())[0]
+    ).abs().max() > 1e-4
 
 
 def test_weights_hold_no_state() -> None:

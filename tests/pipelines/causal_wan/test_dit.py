@@ -17,7 +17,9 @@ def latent(seed: int) -> torch.Tensor:
     return torch.randn(1, 8, 1, 6, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def run(model: CausalWanModel, cache: RollingKVCache, slots: list[int], x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+def run(
+    model: CausalWanModel, cache: RollingKVCache, slots: list[int], x: torch.Tensor, text: torch.Tensor
+) -> torch.Tensor:
     sigma = torch.full((len(slots),), 0.5)
     return model(x, x.flip(-1), sigma, model.context(text), cache.begin(slots))
 

@@ -15,8 +15,11 @@ def test_the_true_flow_leads_back_to_the_clean_latent() -> None:
     clean, noise = torch.randn(2, 8, 1, 4, 4), torch.randn(2, 8, 1, 4, 4)
     sigma = torch.tensor([0.3, 0.9])
     noised = add_noise(clean, noise, sigma)
-    torch.testing.assert_close(clean_from(noise - clean, noised, sigma, "flow"), clean, atol=1e-5, rtol=1e-4)
-    assert clean_from(clean, noised, sigma, "x0") is clean
+    torch.testing.assert_close(clean_from(noise - clean, noised, None, sigma, "flow"), clean, atol=1e-5, rtol=1e-4)
+    assert clean_from(clean, noised, None, sigma, "x0") is clean
+    torch.testing.assert_close(clean_from(clean - 1, noised, torch.ones(1), sigma, "residual"), clean)
+    with pytest.raises(ValueError, match="condition"):
+        clean_from(clean, noised, None, sigma, "residual")
 
 
 def test_the_ends_are_the_clean_latent_and_pure_noise() -> None:

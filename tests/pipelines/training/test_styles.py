@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -39,10 +41,8 @@ def test_a_style_keeps_size_and_is_deterministic(name: str, scene: np.ndarray) -
 
 def test_styles_differ_from_each_other(scene: np.ndarray) -> None:
     pictures = {name: style(scene[0]).astype(float) for name, style in STYLES.items()}
-    for a in pictures:
-        for b in pictures:
-            if a < b:
-                assert np.abs(pictures[a] - pictures[b]).mean() > 5, (a, b)
+    for (a, first), (b, second) in combinations(pictures.items(), 2):
+        assert np.abs(first - second).mean() > 5, (a, b)
 
 
 def test_every_style_has_prompts_and_the_page_offers_them() -> None:

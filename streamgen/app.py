@@ -1,0 +1,206 @@
+"""The composition root of the service: makes its parts, joins them, runs them, ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+import pipelines
+from streamgen.clock import MonotonicClock
+from streamgen.config import Config
+from streamgen.core import Pipeline
+from streamgen.engine import Engine
+from streamgen.errors import PresetError, StreamgenError
+from streamgen.metrics import Metrics
+from streamgen.scheduler.cost import CostModel, Shape
+from streamgen.scheduler.loop import Loop
+from streamgen.scheduler.policy import Limits
+from streamgen.service import PresetInfo, Service
+from streamgen.web import create_app
+
+logger = logging.getLogger(__name__)
+
+Factory = Callable[[], Pipeline[Any]]
+
+GPU_BATCH = 4
+"""Sessions in one batch on a GPU. On a CPU a batch takes as long as its chunks one by one, so there it is 1."""
+
+SHUTDOWN_TIMEOUT_S = 3.0
+"""HTTP requests under way get this long to end."""
+
+
+class ListenError(StreamgenError):
+    """The address cannot be listened on."""
+
+    code = "cannot_listen"
+
+
+def preset_infos() -> list[PresetInfo]:
+    """What can be run."""
+    return [
+        PresetInfo(preset.name, preset.title, preset.description, preset.native_fps, preset.defaults, preset.styles)
+        for preset in pipelines.PRESETS.values()
+    ]
+
+
+def serve(config: Config, announce: Callable[[str], None], factory: Factory | None = None) -> None:
+    """Runs the service until SIGINT or SIGTERM. `announce` gets the one line that says it is ready, and where.
+
+    `factory` builds the pipeline, in the engine's process (so it must be picklable); the preset's by default.
+    Raises StreamgenError where it cannot start, or can no longer run.
+    """
+    if factory is None:
+        if config.preset not in pipelines.PRESETS:
+            raise PresetError(f"no preset {config.preset!r}; there are {', '.join(pipelines.PRESETS)}")
+        factory = functools.partial(pipelines.build, config.preset, device=config.device, threads=config.threads)
+    with contextlib.closing(listen(config.host, config.port)) as listener:
+        asyncio.run(_serve(config, listener, factory, announce))
+
+
+async def _serve(config: Config, listener: socket.socket, factory: Factory, announce: Callable[[str], None]) -> None:
+    asyncio.get_running_loop().set_exception_handler(_log_exception)
+    clock, metrics = MonotonicClock(), Metrics()
+    batch = _max_batch(config.device)
+    engine = Engine(factory, slots=batch, job_timeout_s=config.job_timeout_s, start_timeout_s=config.start_timeout_s)
+    scheduler = Loop(engine, clock, metrics, Limits(CostModel(), max_batch=batch))
+    engine.on_restart = scheduler.restarted
+    service = Service(config, engine, scheduler, preset_infos(), clock, metrics)
+    app = create_app(service, metrics, pages(), token=config.token, allowed_origins=config.allowed_origins)
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=int(SHUTDOWN_TIMEOUT_S),
+        )
+    )
+    async with _running(server.serve([listener]), "web") as web, _stop_signals() as stopped:
+        try:
+            async with _running(engine.start(), "engine-start") as started:
+                await _first_of(started, web, stopped)
+            if started.cancelled():
+                return
+            _calibrate(scheduler, engine)
+            announce(f"ready: {url_of(config.host, listener)}")
+            async with _running(scheduler.run(), "scheduler") as scheduling:
+                await _first_of(scheduling, web, stopped)
+                await service.stop("the service is stopping")
+        finally:
+            await service.stop("the service is stopping")
+            await engine.stop()
+            server.should_exit = True
+            await asyncio.wait([web], timeout=2 * SHUTDOWN_TIMEOUT_S)
+
+
+class Server(uvicorn.Server):
+    """Leaves signals to the service, which has more to end than HTTP."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on host:port; port 0 takes any free one. Raises ListenError that says what to do."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ListenError(f"host {host!r} cannot be found ({error.strerror}); choose another with --host") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(f"port {port} is in use; choose another with --port") from None
+        if error.errno == errno.EACCES:
+            raise ListenError(f"port {port} needs more rights; choose one above 1023 with --port") from None
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --host") from None
+    return listener
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """Where a browser on this machine finds the page."""
+    port = listener.getsockname()[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+def pages() -> Path:
+    """The folder of the page's files: in the installed package, or beside it in a source checkout."""
+    package = Path(__file__).parent
+    installed = package / "_web"
+    return installed if installed.is_dir() else package.parent / "web"
+
+
+def _max_batch(device: str) -> int:
+    gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
+    return GPU_BATCH if gpu else 1
+
+
+def _calibrate(scheduler: Loop, engine: Engine) -> None:
+    """The engine's own measurement while it warmed up begins the cost model."""
+    spec = engine.spec
+    defaults = spec.defaults
+    shape = Shape(1, spec.chunk_frames, defaults.steps, defaults.width, defaults.height)
+    seconds = sum(engine.warmup_ms.values()) / 1000
+    if seconds > 0:
+        scheduler.observe(shape, seconds)
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Any, name: str) -> AsyncIterator[asyncio.Task[Any]]:
+    """`work` as a task, which is ended at the end."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@contextlib.asynccontextmanager
+async def _stop_signals() -> AsyncIterator[asyncio.Task[Any]]:
+    """A task that ends at SIGINT or SIGTERM."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with _running(stop.wait(), "stop-signals") as task:
+            yield task
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+async def _first_of(*tasks: asyncio.Task[Any]) -> None:
+    """Waits for the first task to end, and raises its error where it has one."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+def _log_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a library's task left unhandled, mostly because a client did something odd: one line, no trace."""
+    error = context.get("exception")
+    logger.warning("%s: %s", context.get("message", "error in a task"), f"{type(error).__name__}: {error}")
+    logger.debug("the trace of it", exc_info=error)

@@ -1,0 +1,195 @@
+"""Command line. Exit status: 0 done, 1 failed, 2 wrong usage. Errors are one line on stderr that says what to do."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from types import ModuleType
+from typing import NoReturn
+
+from streamgen import __version__
+from streamgen.config import Config
+from streamgen.errors import ConfigError, StreamgenError
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_DEFAULTS = {field.name: field.default for field in fields(Config)}
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Runs one command, `argv` without the program's name; the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parser(words, environ).parse_args(words)
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except ConfigError as error:
+        _complain(error.message)
+        return WRONG_USAGE
+    except StreamgenError as error:
+        _complain(error.message)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+class MissingExtraError(StreamgenError):
+    """A part of streamgen that is not installed."""
+
+    code = "missing_extra"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with status 2."""
+        _complain(f"{message}; see {self.prog} --help")
+        raise SystemExit(WRONG_USAGE)
+
+
+def _parser(words: Sequence[str], environ: Mapping[str, str]) -> Parser:
+    parser = Parser(prog="streamgen", description="Live video restyled by video diffusion.")
+    parser.add_argument("--version", action="version", version=f"streamgen {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    serve = commands.add_parser("serve", help="run the service: the page, the API, the engine")
+    _add_serve_arguments(serve, environ)
+    serve.set_defaults(run=_serve)
+    # The next two have their arguments in modules that a light installation cannot import: only the one asked for is.
+    command = words[0] if words else ""
+    run = commands.add_parser("run", help="restyle a video file")
+    bench = commands.add_parser("bench", help="measure latency end to end, without a browser")
+    for name, module, subparser in (("run", "streamgen.offline", run), ("bench", "streamgen.bench.cli", bench)):
+        if command == name:
+            implementation = _load(module)
+            implementation.add_arguments(subparser)
+            subparser.set_defaults(run=implementation.run)
+    models = commands.add_parser("models", help="what can be run")
+    verbs = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verbs.add_parser("list", help="the presets, one a line").set_defaults(run=_list_models)
+    commands.add_parser("doctor", help="what this machine can run, and what is missing").set_defaults(run=_doctor)
+    return parser
+
+
+def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    add = parser.add_argument
+    add("--preset", default=_DEFAULTS["preset"], help="what to run (default: %(default)s; see streamgen models list)")
+    add("--host", default=_DEFAULTS["host"], help="address to listen on (default: %(default)s; 0.0.0.0 for all)")
+    add("--port", type=int, default=_DEFAULTS["port"], help="port to listen on (default: %(default)s; 0: any free one)")
+    add("--device", default=_DEFAULTS["device"], help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--threads", type=int, default=_DEFAULTS["threads"], help="CPU threads of the engine (default: it chooses)")
+    add(
+        "--max-sessions",
+        type=int,
+        default=_DEFAULTS["max_sessions"],
+        metavar="N",
+        help="sessions at once (default: %(default)s)",
+    )
+    add(
+        "--token",
+        default=environ.get("STREAMGEN_TOKEN") or None,
+        help="ask API requests for this bearer token (default: $STREAMGEN_TOKEN; none: open)",
+    )
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        dest="allowed_origins",
+        metavar="ORIGIN",
+        help="let pages of this origin use the API, such as https://example.org (may be repeated)",
+    )
+    add(
+        "--ice-server",
+        action="append",
+        default=[],
+        dest="ice_servers",
+        metavar="URL",
+        help="stun: or turn: server for service and clients (may be repeated)",
+    )
+    for name, what in _TIMEOUTS.items():
+        flag = f"--{name.replace('_', '-')}"
+        add(flag, type=float, default=_DEFAULTS[name], metavar="S", help=f"{what} (default: %(default)s)")
+    add("-v", "--verbose", action="store_true", help="log what happens, not only what goes wrong")
+
+
+_TIMEOUTS = {
+    "connect_timeout_s": "seconds until a client's media connection must be up",
+    "idle_timeout_s": "seconds without a frame after which a session is closed",
+    "job_timeout_s": "seconds after which a silent engine worker is restarted",
+    "start_timeout_s": "seconds that the engine may take to start",
+}
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    config = Config(
+        preset=arguments.preset,
+        host=arguments.host,
+        port=arguments.port,
+        device=arguments.device,
+        max_sessions=arguments.max_sessions,
+        token=arguments.token,
+        allowed_origins=tuple(arguments.allowed_origins),
+        ice_servers=tuple(arguments.ice_servers),
+        connect_timeout_s=arguments.connect_timeout_s,
+        idle_timeout_s=arguments.idle_timeout_s,
+        job_timeout_s=arguments.job_timeout_s,
+        start_timeout_s=arguments.start_timeout_s,
+        threads=arguments.threads,
+    )
+    _log_to_stderr(verbose=arguments.verbose)
+    if config.host not in LOOPBACK and config.token is None:
+        print(f"note: whoever can reach {config.host} can use this service; set --token", file=sys.stderr)
+    _load("streamgen.app").serve(config, lambda line: print(line, flush=True))
+    return DONE
+
+
+def _list_models(_: argparse.Namespace) -> int:
+    presets = _load("streamgen.app").preset_infos()
+    width = max(len(preset.name) for preset in presets)
+    for preset in presets:
+        defaults = preset.defaults
+        size = f"{defaults.width}x{defaults.height}, {preset.native_fps:g} fps, {defaults.steps} steps"
+        print(f"{preset.name:<{width}}  {preset.title} ({size}). {preset.description}")
+    return DONE
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    missing = 0
+    for finding in _load("streamgen.doctor").examine():
+        print(f"{finding.level:<8}{finding.text}")
+        missing += finding.level == "missing"
+    print("This machine can run streamgen." if not missing else "Something is missing; see above.")
+    return FAILED if missing else DONE
+
+
+def _load(module: str) -> ModuleType:
+    """A part of streamgen that needs an extra of the package. Raises MissingExtraError."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("streamgen", "pipelines"):
+            raise
+        raise MissingExtraError(f"{error.name} is missing; install it with: pip install 'streamgen[serve]'") from None
+
+
+def _log_to_stderr(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+    for library in ("aiortc", "aioice"):  # what clients do wrong is theirs to know
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+def _complain(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

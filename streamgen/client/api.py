@@ -1,0 +1,128 @@
+"""The service's HTTP interface, as far as a streaming client needs it; every failure is one clear line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from streamgen.client.events import Stats
+from streamgen.errors import ConnectError, ServiceError
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the service says to an offer that it takes."""
+
+    id: str
+    sdp: str
+    state: str
+    params: dict[str, object]
+    frame_size: tuple[int, int]
+    """(width, height) of the result in pixels."""
+
+
+class Api:
+    """Requests to the service at `url` (http or https, maybe with a path prefix). Raises ConnectError for a bad URL."""
+
+    def __init__(
+        self, url: str, token: str | None, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._url = _checked(url)
+        self._timeout_s = timeout_s
+        self._http = httpx.AsyncClient(
+            base_url=self._url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=self._url.host not in LOOPBACK,  # a proxy of the environment cannot reach this machine's loopback
+        )
+
+    async def create(self, sdp: str, params: Mapping[str, object]) -> Answer:
+        """Offers `sdp`. Raises ConnectError, ServiceError."""
+        body = await self._request("POST", "/api/sessions", {"sdp": sdp, "type": "offer", "params": dict(params)})
+        try:
+            width, height = body["frame_size"]
+            return Answer(str(body["id"]), str(body["sdp"]), body["state"], body["params"], (width, height))
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._no_streamgen(error) from None
+
+    async def stats(self, session: str) -> Stats:
+        """Statistics up to now. Raises ConnectError, ServiceError."""
+        body = await self._request("GET", f"/api/sessions/{session}")
+        try:
+            return Stats.parse(body["stats"])
+        except (KeyError, TypeError) as error:
+            raise self._no_streamgen(error) from None
+
+    async def delete(self, session: str) -> None:
+        """Raises ConnectError, ServiceError."""
+        await self._request("DELETE", f"/api/sessions/{session}")
+
+    async def close(self) -> None:
+        """Gives the HTTP connections back."""
+        await self._http.aclose()
+
+    async def _request(self, method: str, path: str, body: object = None) -> Any:
+        """JSON of the answer, None where it has no content."""
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx.TimeoutException:
+            raise ConnectError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
+        except httpx.ConnectError as error:
+            raise ConnectError(f"cannot reach {self._url}: {_why(error)}; is the service running there?") from None
+        except httpx.HTTPError as error:
+            raise ConnectError(f"the request to {self._url} failed: {_why(error)}") from None
+        if not response.is_success:
+            raise _refusal(response)
+        if response.status_code == httpx.codes.NO_CONTENT:
+            return None
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._no_streamgen(error) from None
+
+    def _no_streamgen(self, error: Exception) -> ConnectError:
+        return ConnectError(f"{self._url} does not answer like a streamgen service ({type(error).__name__}: {error})")
+
+
+def _checked(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConnectError(f"{url!r} is no URL: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConnectError(f"{url!r} is no http:// or https:// address")
+    return parsed
+
+
+def _why(error: Exception) -> str:
+    """The innermost cause's own words in one line: HTTP libraries wrap the system's error several times."""
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    if isinstance(cause, ConnectionError) and cause.errno:
+        return os.strerror(cause.errno).lower()  # asyncio's own text names the address once more
+    text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
+    return text.splitlines()[0]
+
+
+def _refusal(response: httpx.Response) -> ServiceError:
+    message, reason = f"the service answered {response.status_code} {response.reason_phrase}".strip(), ""
+    try:
+        error = response.json()["error"]
+        message, reason = str(error["message"]), str(error["code"])
+    except (ValueError, KeyError, TypeError):
+        pass  # not the service's own answer (a proxy's, say): the status has to do
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        message += " (pass the service's token: Client(url, token=...))"
+    retry_after = response.headers.get("Retry-After", "")
+    seconds = float(retry_after) if retry_after.isdigit() else None
+    if seconds is not None:
+        message += f" (retry after {seconds:g} s)"
+    return ServiceError(message, response.status_code, seconds, reason)

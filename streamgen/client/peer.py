@@ -1,0 +1,83 @@
+"""The WebRTC connection of one session, from the client's side: one video line both ways, one control channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
+
+from streamgen.client.control import CHANNEL
+from streamgen.client.jitter import release_on_marker
+from streamgen.errors import ConnectError
+
+
+class Peer:
+    """Sends `track`; what comes back is handed to `on_track`. `on_lost(error)` is called once if the connection ends
+    by itself after it was up."""
+
+    def __init__(self, track: MediaStreamTrack, ice_servers: Sequence[str]) -> None:
+        # Without a list of its own aiortc asks a public STUN server, and waits 5 s where that cannot be reached.
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in ice_servers]))
+        self.channel = self._pc.createDataChannel(CHANNEL)
+        self._transceiver = self._pc.addTransceiver(track, direction="sendrecv")
+        release_on_marker(self._transceiver.receiver)
+        self._changed = asyncio.Event()
+        self._pc.on("connectionstatechange", self._changed.set)
+        self.channel.on("open", self._changed.set)
+
+    async def offer(self) -> str:
+        """SDP with all candidates. Raises ConnectError on a machine without any network address."""
+        await self._pc.setLocalDescription(await self._pc.createOffer())
+        sdp = self._pc.localDescription.sdp
+        if "a=candidate:" not in sdp:
+            raise ConnectError("this machine has no network address besides loopback, and WebRTC needs one")
+        return sdp
+
+    async def accept(self, sdp: str) -> MediaStreamTrack:
+        """Takes the service's answer; the track on which results come. Raises ConnectError."""
+        try:
+            await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
+        except (ValueError, InvalidAccessError, InvalidStateError, OperationError) as error:
+            raise ConnectError(f"the service's answer cannot be used: {error}") from None
+        if self._transceiver.currentDirection != "sendrecv":
+            raise ConnectError("the service's answer cannot be used: it does not send video back")
+        return self._transceiver.receiver.track
+
+    async def connected(self, timeout_s: float) -> None:
+        """Waits until media and control channel are up. Raises ConnectError."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._pc.connectionState != "connected" or self.channel.readyState != "open":
+                    if self._pc.connectionState in ("failed", "closed"):
+                        raise ConnectError("the media connection failed; is UDP to the service blocked?")
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise ConnectError(
+                f"the media connection was not up within {timeout_s:g} s; is UDP to the service blocked?"
+            ) from None
+
+    def watch(self, on_lost: Callable[[ConnectError], None]) -> None:
+        """Calls `on_lost` when the connection ends without `close`."""
+
+        def check() -> None:
+            match self._pc.connectionState:
+                case "closed":
+                    on_lost(ConnectError("the service closed the connection"))
+                case "failed":
+                    on_lost(ConnectError("the connection to the service was lost"))
+
+        self._pc.on("connectionstatechange", check)
+        check()
+
+    async def close(self) -> None:
+        """Ends the connection; may be called more than once."""
+        await self._pc.close()

@@ -1,0 +1,212 @@
+"""The model as the service sees it: one asyncio object that keeps a worker process alive."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NoReturn
+
+from streamgen.core import Pipeline, PipelineSpec
+from streamgen.engine.backoff import Backoff
+from streamgen.engine.messages import Ready, one_line
+from streamgen.engine.remote import RemoteStreams
+from streamgen.engine.work import ChunkDone, ChunkWork
+from streamgen.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+EngineState = Literal["starting", "ready", "restarting", "failed", "stopped"]
+
+
+class Engine:
+    """Runs batches of chunks in a worker process, and replaces the worker when it dies or hangs.
+
+        starting -> ready <-> restarting        any -> stopped
+        starting -> failed
+
+    Belongs to one event loop and never blocks it. The stream states live in the worker: when it is replaced they are
+    gone, and a session goes on with a first chunk.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], Pipeline[Any]],
+        *,
+        slots: int = 8,
+        job_timeout_s: float = 20.0,
+        start_timeout_s: float = 300.0,
+        on_restart: Callable[[str], None] | None = None,
+        backoff_s: tuple[float, float] = (0.2, 10.0),
+    ) -> None:
+        """`factory` builds the pipeline in the worker and must be picklable; `slots` is the most chunks in one batch.
+
+        `on_restart(reason)` is called in the event loop when a worker was lost and a fresh one is ready. `backoff_s` is
+        the first and the longest wait before a worker is started again.
+        """
+        self.on_restart = on_restart
+        self._factory = factory
+        self._slots = slots
+        self._job_timeout_s = job_timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._backoff = Backoff(*backoff_s)
+        self._state: EngineState = "starting"
+        self._changed = asyncio.Event()
+        self._failure = ""
+        self._ready: Ready | None = None
+        self._streams: RemoteStreams | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._jobs: set[asyncio.Task[list[ChunkDone]]] = set()
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine is; never "ready" once the worker is gone."""
+        if self._state == "ready" and (self._streams is None or self._streams.ended.done()):
+            return "restarting"  # the supervisor has not run yet
+        return self._state
+
+    @property
+    def spec(self) -> PipelineSpec:
+        """What the pipeline takes and gives. Raises EngineError before the engine was ready for the first time."""
+        return self._built.spec
+
+    @property
+    def warmup_ms(self) -> Mapping[str, float]:
+        """Times of one chunk in the steady state, at default size and steps: "encode", "denoise", "decode"."""
+        return self._built.warmup_ms
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, or None where none is ready."""
+        return self._streams.pid if self._streams is not None and self.state == "ready" else None
+
+    @property
+    def _built(self) -> Ready:
+        if self._ready is None:
+            raise EngineError(f"the engine is {self.state}")
+        return self._ready
+
+    async def start(self) -> None:
+        """Starts the worker and waits until it is ready. Raises EngineError with the worker's own reason."""
+        if self._supervisor is not None:
+            raise EngineError("the engine was started already")
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+        try:
+            await self.ready()
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+
+    async def ready(self) -> None:
+        """Waits until batches can run. Raises EngineError where the engine has failed or was stopped."""
+        while self.state != "ready":
+            if self._state in ("failed", "stopped"):
+                raise EngineError(self._failure or "the engine was stopped")
+            await self._changed.wait()
+
+    async def run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
+        """One batch, at most one chunk of a session and `slots` in all. One is in flight, further calls wait for it.
+
+        What is wrong with one chunk is in its ChunkDone. Raises WorkerDiedError where the worker was lost on the way,
+        EngineError where none is ready, ValueError for a batch that is none. A cancelled call's batch still runs.
+        """
+        sessions = {chunk.session for chunk in chunks}
+        if len(sessions) != len(chunks) or len(chunks) > self._slots:
+            raise ValueError(f"{len(chunks)} chunks of {len(sessions)} sessions in a batch for {self._slots}")
+        if not chunks:
+            return []
+        job = asyncio.create_task(self._run(chunks), name="engine-job")
+        self._jobs.add(job)
+        job.add_done_callback(self._job_done)
+        return await asyncio.shield(job)
+
+    def forget(self, session: str) -> None:
+        """Closes the session's stream state after what runs now; its next chunk opens a fresh one. Never fails."""
+        if self._streams is not None:
+            self._streams.close(session)
+
+    async def stop(self) -> None:
+        """Ends the worker, and with it what runs. Calling it twice is harmless."""
+        if self._state != "stopped":
+            self._set_state("stopped")
+            if self._supervisor is not None:
+                self._supervisor.cancel()
+        if self._supervisor is not None:
+            await asyncio.wait({self._supervisor})
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    async def _run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
+        async with self._one_at_a_time:
+            if self._streams is None or self.state != "ready":
+                raise EngineError(f"the engine is {self.state}")
+            return await self._streams.run(chunks, self._job_timeout_s)
+
+    def _job_done(self, job: asyncio.Task[list[ChunkDone]]) -> None:
+        self._jobs.discard(job)
+        if not job.cancelled():
+            job.exception()  # of a cancelled caller: nobody else asks for it
+
+    async def _supervise(self) -> None:
+        try:
+            await self._keep_alive()
+        except EngineError as error:
+            self._failure = error.message
+        except Exception as error:
+            logger.exception("the engine's supervisor failed")
+            self._failure = one_line(error)
+        self._set_state("failed")
+
+    async def _keep_alive(self) -> NoReturn:
+        """One life of the worker after the other. Raises EngineError where the first cannot begin."""
+        streams, reason = await self._open(), ""
+        while True:
+            self._ready, self._streams = streams.ready, streams
+            self._set_state("ready")
+            if reason:
+                self._tell_restarted(reason)
+            try:
+                reason = await asyncio.shield(streams.ended)
+            finally:
+                self._streams = None
+                await streams.stop()
+            self._set_state("restarting")
+            logger.warning("the worker is lost, starting another: %s", reason)
+            if streams.jobs_done:
+                self._backoff.reset()
+            streams = await self._reopen()
+
+    async def _reopen(self) -> RemoteStreams:
+        """Another life, with as many attempts as it takes."""
+        while True:
+            wait_s = self._backoff.wait()
+            await asyncio.sleep(wait_s)
+            try:
+                return await self._open()
+            except EngineError as error:
+                logger.error("the worker cannot be started (after a wait of %.1f s): %s", wait_s, error.message)
+
+    async def _open(self) -> RemoteStreams:
+        try:
+            factory = pickle.dumps(self._factory)
+        except Exception as error:  # noqa: BLE001 - pickle raises what it likes
+            raise EngineError(f"the pipeline's factory cannot be sent to a worker: {one_line(error)}") from None
+        try:
+            return await RemoteStreams.open(factory, self._slots, self._start_timeout_s)
+        except (OSError, RuntimeError) as error:  # out of files, memory or threads
+            raise EngineError(f"the worker cannot be started: {one_line(error)}") from None
+
+    def _tell_restarted(self, reason: str) -> None:
+        if self.on_restart is None:
+            return
+        try:
+            self.on_restart(reason)
+        except Exception:
+            logger.exception("on_restart failed")
+
+    def _set_state(self, state: EngineState) -> None:
+        if self._state != "stopped":
+            self._state = state
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,119 @@
+"""What crosses the border between service and worker: small typed messages. Frames go beside them, in shared memory.
+
+service                                worker
+   |  <- Ready or Failed(None)            |     once, when the pipeline is built and warm
+   |  Attach ->                           |     once
+   |  Run ->       <- Done or Failed(job) |     one job at a time
+   |  Close ->                            |     any time, no answer
+   |  Stop ->                             |     ends the worker, as the end of the pipe does
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamgen.core import Params, PipelineSpec
+from streamgen.engine.work import Mode
+from streamgen.errors import EngineError, StreamgenError
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """The memory now has `slots` slots of `slot_bytes`."""
+
+    slot_bytes: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """ChunkWork whose frames, (frames, params.height, params.width, 3), lie in slot `slot`."""
+
+    session: str
+    params: Params
+    first: bool
+    slot: int
+    frames: int
+    mode: Mode
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A batch. All of `slots` belong to the worker until it answers; inputs are in the chunks' slots."""
+
+    job: int
+    chunks: tuple[Chunk, ...]
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The session's stream state is not needed any more."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End, after what was sent before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The pipeline is built and warm."""
+
+    spec: PipelineSpec
+    warmup_ms: Mapping[str, float]
+    """Of one chunk in the steady state at default size and steps: "encode", "denoise", "decode"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """ChunkDone whose pixels have this shape and lie in slot `slot`, or that has none."""
+
+    session: str
+    tag: int
+    slot: int | None
+    shape: tuple[int, ...]
+    timings_ms: Mapping[str, float]
+    info: Mapping[str, float]
+    error: tuple[str, str] | None
+    state_lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job's answers; `traces` are the tracebacks behind unexpected ones, for the log."""
+
+    job: int
+    results: tuple[Result, ...]
+    traces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job failed as a whole; without a job the worker did, and ends."""
+
+    job: int | None
+    code: str
+    message: str
+    trace: str
+
+
+ToWorker = Attach | Run | Close | Stop
+FromWorker = Ready | Done | Failed
+
+
+def told(error: Exception) -> tuple[str, str]:
+    """Code and message, in one line, of whatever was raised."""
+    if isinstance(error, StreamgenError):
+        return error.code, " ".join(error.message.split())
+    return EngineError.code, one_line(error)
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an exception that nobody expected, as one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__

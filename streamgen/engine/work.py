@@ -1,0 +1,49 @@
+"""What the service hands to the engine and gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from streamgen.core import Params, Pixels
+
+Mode = Literal["sequential", "stream_batch"]
+"""sequential: all steps of a chunk in one job. stream_batch: one step a job, beside the session's chunks in flight."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkWork:
+    """One chunk of one session, to be restyled."""
+
+    session: str
+    params: Params
+    first: bool
+    """Begins a stream: a state that the session has is closed, and a fresh one opened."""
+    pixels: Sequence[Pixels]
+    """Frames (H, W, 3) of params.width x params.height: spec.frames_wanted(first), or fewer at a stream's end."""
+    mode: Mode = "sequential"
+    tag: int = 0
+    """Comes back with the result; in a stream batch results come later than their chunks."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkDone:
+    """The answer to one ChunkWork: pixels or an error. A session's answers come in the order of its chunks.
+
+    A chunk whose stream is forgotten, or lost with a worker, gets none. After an error with `state_lost` the session's
+    next chunk must be a first one.
+    """
+
+    session: str
+    tag: int
+    pixels: Pixels | None
+    """(T, H, W, 3) in memory of its own, with T as submitted; None where there is an error."""
+    timings_ms: Mapping[str, float]
+    """"encode", "denoise", "decode": what the whole batch took in the job that finished this chunk."""
+    info: Mapping[str, float]
+    """"noise": the noise level that the pipeline chose for this chunk, in 0..1."""
+    error: tuple[str, str] | None = None
+    """(code, message in one line)."""
+    state_lost: bool = False
+    """The error cost the session its stream state."""

@@ -1,0 +1,147 @@
+"""What every HTTP request passes before the routes: origin, token, size. And the one form that errors have."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 128 * 1024
+BODY_TIMEOUT_S = 10.0
+
+API = "/api/"
+
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Max-Age": "600",
+}
+
+
+def error_response(
+    status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """{"error": {"code", "message"[, "field"]}}."""
+    error = {"code": code, "message": message}
+    if field is not None:
+        error["field"] = field
+    return JSONResponse({"error": error}, status, headers=dict(headers or {}))
+
+
+class Gate:
+    """ASGI middleware. The API asks for the token and takes browsers only from allowed origins; all else is open."""
+
+    def __init__(self, app: ASGIApp, token: str | None, allowed_origins: Collection[str]) -> None:
+        self._app = app
+        self._token = None if token is None else token.encode()
+        self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        answer = _Answer(send, scope["path"], self._shared_with(headers))
+        refusal = self._refusal(scope, headers)
+        if refusal is None:
+            body = await _read_body(headers, receive)
+            if isinstance(body, bytes):
+                await self._app(scope, _Replay(body, receive), answer)
+                return
+            refusal = body
+        await refusal(scope, receive, answer)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        """The answer to a request that goes no further; None where it may."""
+        if not scope["path"].startswith(API):
+            return None
+        origin = headers.get("origin")
+        if origin is not None and not self._may_use(origin, headers):
+            return error_response(403, "bad_origin", "this page's origin is not allowed; see --allow-origin")
+        if scope["method"] == "OPTIONS":
+            return Response(status_code=204, headers=_PREFLIGHT)  # never asks for the token: browsers send none here
+        if not self._has_token(headers):
+            message = "this service asks for a token: send Authorization: Bearer TOKEN"
+            return error_response(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+        return None
+
+    def _may_use(self, origin: str, headers: Headers) -> bool:
+        own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+        return own or origin.lower() in self._allowed
+
+    def _shared_with(self, headers: Headers) -> str | None:
+        """The other origin that may read the answer."""
+        origin = headers.get("origin")
+        return origin if origin is not None and origin.lower() in self._allowed else None
+
+    def _has_token(self, headers: Headers) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+
+
+class _Answer:
+    """Sends an answer, with the headers that all answers have."""
+
+    def __init__(self, send: Send, path: str, shared_with: str | None) -> None:
+        self._send = send
+        self._cache = "no-store" if path.startswith(API) else "no-cache"
+        self._shared_with = shared_with
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.setdefault("Cache-Control", self._cache)
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["Referrer-Policy"] = "no-referrer"
+            headers.add_vary_header("Origin")
+            if self._shared_with is not None:
+                headers["Access-Control-Allow-Origin"] = self._shared_with
+                headers["Access-Control-Expose-Headers"] = "Location, Retry-After"
+        await self._send(message)
+
+
+class _Replay:
+    """Gives the body that was read, then what comes after it."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+async def _read_body(headers: Headers, receive: Receive) -> bytes | Response:
+    """The whole body, or the answer to one that is too large or too slow."""
+    announced = headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced[:12]) > MAX_BODY_BYTES:
+        return _too_large()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while True:
+                message = await receive()
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY_BYTES:
+                    return _too_large()
+                if not message.get("more_body", False):  # also where the client has gone
+                    return bytes(body)
+    except TimeoutError:
+        return error_response(408, "too_slow", f"the request took over {BODY_TIMEOUT_S:g} s", headers=_CLOSE)
+
+
+def _too_large() -> Response:
+    return error_response(413, "too_large", f"the request is larger than {MAX_BODY_BYTES // 1024} KB", headers=_CLOSE)
+
+
+_CLOSE = {"Connection": "close"}

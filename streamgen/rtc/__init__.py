@@ -1,0 +1,1 @@
+"""WebRTC: offers, peer connections, the way of frames in and out."""

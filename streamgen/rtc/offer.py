@@ -1,0 +1,128 @@
+"""SDP offers, checked before anything is built for them: they come from anyone."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from aiortc.sdp import MediaDescription, SessionDescription
+
+from streamgen.errors import OfferError
+
+MAX_OFFER_BYTES = 128 * 1024
+MAX_MEDIA = 3
+MAX_CANDIDATES = 20
+MAX_LINES = 1000
+MAX_CODECS = 150
+"""Browsers send some hundred lines and some dozens of codecs. The parser's time grows with lines times codecs."""
+
+_ICE_USER = re.compile(r"[A-Za-z0-9+/=_-]{4,256}")
+_ICE_PASSWORD = re.compile(r"[A-Za-z0-9+/=_-]{22,256}")
+_DATA_PROFILES = ("UDP/DTLS/SCTP", "TCP/DTLS/SCTP", "DTLS/SCTP")
+_CANDIDATE = "a=candidate:"
+
+# What aiortc's parser raises at text that is no SDP.
+_PARSER_FAULTS = (ValueError, AssertionError, KeyError, IndexError, AttributeError, TypeError, StopIteration)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An offer that can be answered."""
+
+    sdp: str
+    """As offered, without the candidates that cannot be used."""
+    source: str
+    """mid of the media section in which the client sends its video."""
+    sink: str | None
+    """mid of the media section in which the client takes video; None where it takes none."""
+
+    @classmethod
+    def parse(cls, text: str) -> Offer:
+        """The offer in `text`. Raises OfferError that says what is wrong with it."""
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:  # lone surrogates, which JSON can carry
+            raise OfferError("the offer is not valid SDP") from None
+        if size > MAX_OFFER_BYTES:
+            raise OfferError(f"the offer is larger than {MAX_OFFER_BYTES // 1024} KB")
+        lines = text.splitlines()
+        if len(lines) > MAX_LINES:
+            raise OfferError(f"the offer has more than {MAX_LINES} lines")
+        if sum(line.startswith("a=rtpmap:") for line in lines) > MAX_CODECS:
+            raise OfferError(f"the offer has more than {MAX_CODECS} codecs")
+        if sum(line.startswith(_CANDIDATE) for line in lines) > MAX_CANDIDATES:
+            raise OfferError(f"the offer has more than {MAX_CANDIDATES} candidates")
+        if sum(line.startswith("m=") for line in lines) > MAX_MEDIA:
+            raise OfferError(f"the offer has more than {MAX_MEDIA} media sections")
+        kept = [line for line in lines if not line.startswith(_CANDIDATE) or _usable(line)]
+        sdp = "\r\n".join(kept) + "\r\n"
+        try:
+            description = SessionDescription.parse(sdp)
+        except _PARSER_FAULTS:
+            raise OfferError("the offer is not valid SDP") from None
+        for media in description.media:
+            _check_media(media)
+        _check_together(description)
+        sending = [media.rtp.muxId for media in description.media if _takes_part(media, "sendonly")]
+        taking = [media.rtp.muxId for media in description.media if _takes_part(media, "recvonly")]
+        if not sending:
+            raise OfferError("the offer has no section in which the client sends video")
+        return cls(sdp, sending[0], taking[0] if taking else None)
+
+
+def _takes_part(media: MediaDescription, direction: str) -> bool:
+    return media.kind == "video" and media.port != 0 and media.direction in (direction, "sendrecv", None)
+
+
+def _check_media(media: MediaDescription) -> None:
+    """Everything that aiortc would otherwise trip over later, in a task of its own."""
+    if media.kind not in ("audio", "video", "application"):
+        raise OfferError(f"media sections of kind {media.kind[:20]!r} are not supported")
+    if media.dtls is None or not media.dtls.fingerprints:
+        raise OfferError(f"the {media.kind} section has no DTLS fingerprint and setup")
+    ice = media.ice
+    if not (ice and _ICE_USER.fullmatch(ice.usernameFragment or "") and _ICE_PASSWORD.fullmatch(ice.password or "")):
+        raise OfferError(f"the {media.kind} section has no valid ice-ufrag and ice-pwd")
+    if media.kind == "application":
+        if media.profile not in _DATA_PROFILES or (media.profile != "DTLS/SCTP" and not media.sctp_port):
+            raise OfferError("the application section is no WebRTC data channel")
+        if media.profile == "DTLS/SCTP" and not str(media.fmt[0]).isdecimal():
+            raise OfferError("the application section names no SCTP port")
+    elif not media.rtcp_mux:
+        raise OfferError(f"the {media.kind} section lacks rtcp-mux")
+
+
+def _check_together(description: SessionDescription) -> None:
+    mids = [media.rtp.muxId for media in description.media]
+    if len(set(mids)) != len(mids) or not all(mids):
+        raise OfferError("the media sections lack distinct a=mid")
+    if sum(media.kind == "application" for media in description.media) > 1:
+        raise OfferError("the offer has more than one data channel section")
+    for group in description.group:
+        if group.semantic == "BUNDLE" and not set(group.items) <= set(mids):
+            raise OfferError("the offer's BUNDLE group names media sections that are not there")
+
+
+def _usable(line: str) -> bool:
+    """Whether a candidate line names an address to which packets can be sent.
+
+    `.local` names are left out: resolving them holds up the answer, and the client's own packets show its address.
+    """
+    words = line.removeprefix(_CANDIDATE).split()
+    if len(words) < 8:
+        return True  # not SDP: the parser says so
+    _, component, transport, priority, host, port, _, kind = words[:8]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (
+        component == "1"
+        and transport.lower() == "udp"
+        and priority.isdecimal()
+        and port.isdecimal()
+        and 0 < int(port) < 65536
+        and kind in ("host", "srflx", "relay")
+        and not (address.is_multicast or address.is_unspecified or host == "255.255.255.255")
+    )

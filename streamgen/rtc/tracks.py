@@ -1,0 +1,46 @@
+"""The track on which a session's results go back to its client."""
+
+from __future__ import annotations
+
+import asyncio
+from fractions import Fraction
+
+import av
+from aiortc.mediastreams import MediaStreamError, VideoStreamTrack
+from av.video.reformatter import VideoReformatter
+
+from streamgen.core import Clock, Pixels
+from streamgen.rtc.pacing import Pacer
+from streamgen.session import Session
+
+
+class OutputTrack(VideoStreamTrack):
+    """Gives each result when it is due, with its source frame's media timestamp."""
+
+    def __init__(self, session: Session, clock: Clock) -> None:
+        super().__init__()
+        self._session = session
+        self._clock = clock
+        self._pacer = Pacer()
+        self._reformatter = VideoReformatter()
+
+    async def recv(self) -> av.VideoFrame:
+        """The next result, YUV 4:2:0. Raises MediaStreamError once the session is over."""
+        while True:
+            finished = await self._session.finished()
+            if finished is None:
+                self.stop()
+                raise MediaStreamError
+            frame = finished.frame
+            wait = self._pacer.schedule(frame.media_time, finished.at) - self._clock.now()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            if self._session.hand_over(finished):
+                return self._picture(frame.pixels, frame.pts, frame.time_base)
+
+    def _picture(self, pixels: Pixels, pts: int, time_base: Fraction) -> av.VideoFrame:
+        rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        picture = self._reformatter.reformat(rgb, format="yuv420p")
+        picture.pts = pts
+        picture.time_base = time_base
+        return picture

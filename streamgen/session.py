@@ -1,0 +1,323 @@
+"""One client's stream: its state, its parameters, its frames on their way to the model and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Protocol
+
+from streamgen.core import Clock, Frame, Params, PipelineSpec, Pixels
+from streamgen.errors import BusyError, SessionNotFoundError
+from streamgen.inbox import Inbox
+from streamgen.metrics import Metrics
+from streamgen.outbox import Finished, Outbox
+from streamgen.scheduler.policy import Queued, SessionView
+from streamgen.scheduler.stream import Ran, Stream, Submission
+from streamgen.statistics import Statistics
+from streamgen.updates import Updates
+from streamgen.wire import Restarted, ServerMessage, StateChanged, Stats
+
+State = Literal["connecting", "warming", "live", "paused", "closed"]
+
+DropReason = Literal["rate", "overload", "late", "paused", "restart", "error", "closed"]
+
+UPDATE_TIMEOUT_S = 2.0
+"""An update is answered by then, even if no frame came that it could hold for."""
+
+MAX_UPDATES_WAITING = 64
+
+MAX_FAILURES = 3
+"""A session whose chunks fail as often in a row is closed: it costs the others engine time, or even restarts."""
+
+
+class Scheduler(Protocol):
+    """What a session needs of the scheduler."""
+
+    def add(self, stream: Stream) -> None:
+        """From now on the stream's frames are run."""
+        ...
+
+    def remove(self, stream: Stream) -> None:
+        """The stream is over."""
+        ...
+
+    def wake(self) -> None:
+        """Something was queued."""
+        ...
+
+    def forget(self, stream: Stream, reason: str) -> None:
+        """The stream begins anew; what of it is in flight is lost for `reason`."""
+        ...
+
+
+class Session:
+    """A client's stream, between its connection and the scheduler. Lives in one event loop; no method blocks.
+
+        connecting -> warming -> live      any of them <-> paused      any -> closed
+
+    Every frame that came in is, at any moment, in exactly one place: on its way into the inbox (the connection has it),
+    in the inbox, in flight (the scheduler has it), in the outbox, handed over, or dropped with a reason.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        params: Params,
+        spec: PipelineSpec,
+        *,
+        scheduler: Scheduler,
+        clock: Clock,
+        metrics: Metrics,
+        notify: Callable[[ServerMessage], None],
+    ) -> None:
+        """Raises ParamsError where the pipeline cannot run `params`. `notify` tells the client, and must not block."""
+        spec.check(params)
+        self.id = session_id
+        self.params = params
+        self.spec = spec
+        self.statistics = Statistics()
+        self.ended = asyncio.Event()
+        """Set when the session has to be closed, by whoever found that out first."""
+        self.end_reason = ""
+        self._scheduler = scheduler
+        self._clock = clock
+        self._metrics = metrics
+        self._notify = notify
+        self._state: State = "connecting"
+        self._first = True
+        self._alone = False
+        self._failures = 0
+        self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 2)
+        self._outbox = Outbox(2 * max(spec.chunk_frames, spec.first_chunk_frames))
+        self._updates = Updates()
+        self._last_ran: Ran | None = None
+        self.last_frame_at = clock.now()
+        """When a frame came last, or the session began (s)."""
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self._state
+
+    # -- the client's wishes -------------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """The media connection is up."""
+        self.last_frame_at = self._clock.now()
+        if self._state == "connecting":
+            self._scheduler.add(self)
+            self._set_state("warming")
+
+    def update(self, changes: Mapping[str, object]) -> asyncio.Future[int]:
+        """Parameters for the next chunk on; the future gives the id of its first frame, within UPDATE_TIMEOUT_S.
+
+        Raises ParamsError where they cannot be, BusyError where too many changes wait.
+        """
+        if self._state == "closed":
+            raise SessionNotFoundError("the session has ended")
+        params = self.params.updated(changes)
+        self.spec.check(params)
+        if len(self._updates) >= MAX_UPDATES_WAITING:
+            raise BusyError("too many updates wait for a frame; send fewer", retry_after_s=1)
+        resized = (params.width, params.height) != (self.params.width, self.params.height)
+        self.params = params
+        if resized:
+            self._begin_anew()
+        return self._updates.add(lambda: self.next_frame, 0.0 if self._state == "paused" else UPDATE_TIMEOUT_S)
+
+    def pause(self) -> None:
+        """Frames are discarded, and the result stands still."""
+        if self._state in ("warming", "live"):
+            self._set_state("paused")
+            self._dropped(self._inbox.clear(), "paused")
+            self._dropped(self._outbox.clear(), "paused")
+
+    def resume(self) -> None:
+        """The opposite of `pause`."""
+        if self._state == "paused":
+            self.last_frame_at = self._clock.now()
+            self._set_state("warming" if self._first else "live")
+
+    def reset(self) -> None:
+        """The stream begins anew with the parameters of now; nothing of before comes out any more."""
+        if self._state in ("warming", "live", "paused"):
+            self._begin_anew()
+            self._dropped(self._outbox.clear(), "restart")
+
+    def end(self, reason: str) -> None:
+        """Asks for the session to be closed; the first reason counts."""
+        if not self.ended.is_set():
+            self.end_reason = reason
+            self.ended.set()
+
+    def close(self) -> None:
+        """Gives everything back. What is left of its frames is dropped."""
+        if self._state == "closed":
+            return
+        self.end("closed")
+        self._scheduler.remove(self)
+        self._dropped(self._inbox.clear(), "closed")
+        self._dropped(self._outbox.close(), "closed")
+        self._updates.fail(SessionNotFoundError("the session has ended"))
+        self._set_state("closed")
+
+    # -- the way in ----------------------------------------------------------------------------------------------------
+
+    @property
+    def next_frame(self) -> int:
+        """Id of the frame that comes next."""
+        return self.statistics.frames_in
+
+    def came_in(self) -> int:
+        """A frame came from the client; gives its id. It must be `put` or `give_up`, later."""
+        now = self._clock.now()
+        frame_id = self.next_frame
+        self.last_frame_at = now
+        self.statistics.came_in(now)
+        self._metrics.came_in()
+        return frame_id
+
+    def give_up(self, reason: DropReason) -> None:
+        """A frame that came in will never be `put`."""
+        self._count_drops(reason, 1)
+
+    def put(self, frame: Frame) -> None:
+        """A frame that came in, ready for the model."""
+        refusal = self._refusal(frame)
+        if refusal is not None:
+            self._count_drops(refusal, 1)
+            return
+        self._dropped(self._inbox.put(frame), "overload")
+        self._scheduler.wake()
+
+    def _refusal(self, frame: Frame) -> DropReason | None:
+        if self._state == "paused":
+            return "paused"
+        if self._state not in ("warming", "live"):
+            return "closed"
+        fits = frame.pixels.shape[:2] == (self.params.height, self.params.width)
+        return None if fits else "restart"  # made for the size of before an update
+
+    # -- through the engine: what the scheduler calls ------------------------------------------------------------------
+
+    def view(self) -> SessionView | None:
+        """What waits, for the policy."""
+        due = self._inbox.due
+        if due is None or not len(self._inbox):
+            return None
+        return SessionView(
+            session=self.id,
+            wanted=self.spec.frames_wanted(self._first),
+            frames=tuple(Queued(frame.id, frame.deadline) for frame in self._inbox),
+            due=due,
+            budget=self.params.slo_ms / 1000,
+            interval=1 / self.params.fps,
+            steps=self.params.steps,
+            width=self.params.width,
+            height=self.params.height,
+            alone=self._alone,
+        )
+
+    def submit(self, frames: Sequence[int]) -> Submission:
+        """These frames run now; updates made up to now hold from the first of them on."""
+        work = Submission(tuple(self._inbox.take(frames)), self.params, self._first)
+        self._first = False
+        self._updates.resolve(work.frames[0].id)
+        return work
+
+    def drop(self, frames: Collection[int], reason: str) -> None:
+        """The policy gives these frames up."""
+        self._dropped(self._inbox.remove(frames), reason)
+
+    def deliver(self, work: Submission, pixels: Pixels, ran: Ran) -> None:
+        """The result of `work`."""
+        self._failures = 0
+        self._last_ran = ran
+        if self._state not in ("warming", "live"):
+            self._dropped(work.frames, "paused" if self._state == "paused" else "closed")
+            return
+        results = [replace(frame, pixels=picture) for frame, picture in zip(work.frames, pixels, strict=True)]
+        self._dropped(self._outbox.put(results, self._clock.now()), "late")
+        if self._state == "warming":
+            self._set_state("live")
+
+    def lose(self, work: Submission, reason: str) -> None:
+        """There will be no result of `work`, which is not its fault."""
+        self._dropped(work.frames, reason)
+
+    def fail(self, work: Submission, reason: str, message: str, state_lost: bool) -> None:
+        """The engine failed at `work`."""
+        self._dropped(work.frames, reason)
+        self._failures += 1
+        self._alone = True
+        self._first = self._first or state_lost
+        if self._failures >= MAX_FAILURES:
+            self.end(f"the engine failed at this session {self._failures} times in a row: {message}")
+
+    def restarted(self, reason: str) -> None:
+        """The engine is a new one: the stream goes on with a first chunk."""
+        self._first = True
+        self._notify(Restarted(reason))
+        if self._state == "live":
+            self._set_state("warming")
+
+    # -- the way out ---------------------------------------------------------------------------------------------------
+
+    async def finished(self) -> Finished | None:
+        """The oldest result, which stays in its place until handed over; None once the session is closed."""
+        return await self._outbox.first()
+
+    def hand_over(self, finished: Finished) -> bool:
+        """The result goes to the client now; False where it was dropped meanwhile (by a pause, a reset, ...)."""
+        if not self._outbox.remove(finished):
+            return False
+        now = self._clock.now()
+        latency, missed = now - finished.frame.arrived, now > finished.frame.deadline
+        self.statistics.went_out(now, latency, missed)
+        self._metrics.went_out(latency, missed)
+        return True
+
+    # -- what there is to know -----------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """What the session gets, as of now."""
+        now, statistics, ran = self._clock.now(), self.statistics, self._last_ran
+        shown: dict[str, object] = {"steps": self.params.steps}
+        if ran is not None:
+            shown |= {"mode": ran.mode, "batch": ran.batch, "service_ms": round(ran.seconds * 1000, 1), **ran.info}
+        return Stats(
+            fps_in=round(statistics.rate_in.per_second(now), 2),
+            fps_out=round(statistics.rate_out.per_second(now), 2),
+            latency_ms=statistics.latencies.summary_ms(now),
+            frames_in=statistics.frames_in,
+            frames_out=statistics.frames_out,
+            deadline_misses=statistics.deadline_misses,
+            drops=dict(statistics.drops),
+            plan=shown,
+            state=self._state,
+        )
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    def _begin_anew(self) -> None:
+        """A fresh stream state from the next chunk on, without frames of before."""
+        self._first = True
+        self._failures, self._alone = 0, False
+        self._dropped(self._inbox.clear(), "restart")
+        self._scheduler.forget(self, "restart")
+        if self._state == "live":
+            self._set_state("warming")
+
+    def _set_state(self, state: State) -> None:
+        self._state = state
+        if state != "closed":
+            self._notify(StateChanged(state))
+
+    def _dropped(self, frames: Collection[Frame], reason: str) -> None:
+        self._count_drops(reason, len(frames))
+
+    def _count_drops(self, reason: str, count: int) -> None:
+        if count:
+            self.statistics.dropped(reason, count)
+            self._metrics.dropped(reason, count)

@@ -1,0 +1,255 @@
+"""The SDK against a service that keeps the contract: real WebRTC, real HTTP, on this machine's own address."""
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from streamgen.client import Client, Closing, ConnectError, Restarted, ServiceError, Session, StateChanged
+from tests.support.clips import make_clip
+from tests.support.echo_service import FRAME_ID_OF_UPDATES, REFUSED_PROMPT, SILENT_PROMPT, EchoService
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+def pictures(count: int | None = None) -> Iterator[np.ndarray]:
+    """Grey (160, 96) pictures that grow brighter from 20 on, without end where `count` is None."""
+    for number in itertools.count() if count is None else range(count):
+        yield np.full((96, 160, 3), 20 + 5 * number % 200, np.uint8)
+
+
+async def first_frame(session: Session):
+    async for frame in session.frames():
+        return frame
+    raise AssertionError("no result came")
+
+
+async def read_to_the_end(session: Session) -> int:
+    count = 0
+    async for _ in session.frames():
+        count += 1
+    return count
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+async def test_frames_go_out_and_come_back(service: EchoService):
+    async with Client(service.url) as client:
+        session = await client.open(pictures(12), fps=25, buffer=50, tail_s=0.5, prompt="cat", steps=3)
+        frames = [frame async for frame in session.frames()]
+        assert session.sent == 12
+        assert 9 <= len(frames) <= 12  # the echo's own receiver keeps the last one back
+        assert session.received == len(frames)
+        for frame in frames:
+            assert frame.pixels.shape == (96, 160, 3)
+            assert frame.pixels.dtype == np.uint8
+        brightness = [float(frame.pixels.mean()) for frame in frames]
+        assert abs(brightness[0] - 20) < 6
+        assert brightness == sorted(brightness)
+        assert [frame.received for frame in frames] == sorted(frame.received for frame in frames)
+        intervals = np.diff([frame.media_time for frame in frames]) * 25
+        assert np.allclose(intervals, intervals.round(), atol=0.01)
+        assert intervals.min() > 0.99
+        assert service.sessions[session.id].params == {"prompt": "cat", "steps": 3, "fps": 25}
+        assert session.params == {"prompt": "cat", "steps": 3, "fps": 25}
+        assert session.stats is not None
+        assert session.stats.deadline_misses == 7
+        assert (await session.fetch_stats()).frames_in >= len(frames)
+
+
+async def test_a_file_as_source(service: EchoService, tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4")
+    async with Client(service.url) as client, await client.open(clip, looped=True) as session:
+        frame = await first_frame(session)
+    assert frame.pixels.shape == (96, 160, 3)
+    assert frame.pixels[:40].mean() > 230
+    assert frame.pixels[60:].mean() < 150
+
+
+async def test_a_slow_reader_gets_the_newest(service: EchoService):
+    async with Client(service.url) as client, await client.open(pictures(), fps=50) as session:
+        first = await first_frame(session)
+        received = session.received
+        await until(lambda: session.received >= received + 5)
+        assert session.skipped >= 4
+        newest = await first_frame(session)
+        assert newest.media_time >= first.media_time + 5 / 50 - 0.001
+
+
+async def test_updates_are_acknowledged_or_refused(service: EchoService):
+    async with Client(service.url) as client, await client.open(pictures(), prompt="a") as session:
+        assert await session.update(prompt="b", noise=0.5) == FRAME_ID_OF_UPDATES
+        assert session.params["prompt"] == "b"
+        with pytest.raises(ServiceError, match="prompt: is refused here") as caught:
+            await session.update(prompt=REFUSED_PROMPT)
+        assert (caught.value.reason, caught.value.status) == ("bad_params", None)
+        assert session.params["prompt"] == "b"
+        answers = await asyncio.gather(*(session.update(seed=seed) for seed in range(5)))
+        assert answers == [FRAME_ID_OF_UPDATES] * 5
+        with pytest.raises(ServiceError, match="at most 16384"):
+            await session.update(prompt="x" * 100_000)
+
+
+async def test_an_update_without_an_answer_ends_with_the_session(service: EchoService):
+    async with Client(service.url) as client:
+        session = await client.open(pictures())
+        waiting = asyncio.create_task(session.update(prompt=SILENT_PROMPT))
+        await asyncio.sleep(0.05)
+        await session.close()
+        with pytest.raises(ConnectError, match="closed"):
+            await waiting
+        for request in (session.update(prompt="late"), session.pause()):
+            with pytest.raises(ConnectError, match="closed"):
+                await request
+
+
+async def test_states_and_events(service: EchoService):
+    heard = []
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), on_event=heard.append)
+        await session.pause()
+        await until(lambda: session.state == "paused")
+        await session.resume()
+        await until(lambda: session.state == "live")
+        await session.reset()
+        await until(lambda: Restarted("reset") in heard)
+        await session.close()
+        wanted = [StateChanged("warming"), StateChanged("paused"), StateChanged("live"), Restarted("reset")]
+        assert heard == wanted
+        assert [event async for event in session.events()] == wanted
+        assert session.state == "closed"
+
+
+async def test_what_the_client_does_not_understand_harms_nothing(service: EchoService, caplog):
+    def fail(event):
+        raise RuntimeError("a mistake of the user's")
+
+    async with Client(service.url) as client, await client.open(pictures(), on_event=fail) as session:
+        for message in ("no json", "[]", '"text"', {"type": "of tomorrow"}, {"type": "applied"}, {"type": "stats"}):
+            service.say(session.id, message)
+        service.say(session.id, {"type": "applied", "seq": 99, "frame": 1})
+        service.say(session.id, {"type": "state", "state": "live"})
+        await until(lambda: session.state == "live")
+        assert await session.update(prompt="still here") == FRAME_ID_OF_UPDATES
+    assert "not understood" in caplog.text
+    assert "a mistake of the user's" in caplog.text
+
+
+async def test_the_service_says_why_it_closes(service: EchoService):
+    async with Client(service.url) as client:
+        session = await client.open(pictures())
+        await first_frame(session)
+        await asyncio.to_thread(service.end, session.id, "idle for 15 s")
+        with pytest.raises(ServiceError, match="the service closed the session: idle for 15 s"):
+            await read_to_the_end(session)
+        assert Closing("idle for 15 s") in [event async for event in session.events()]
+        assert session.closed
+
+
+async def test_the_service_goes_without_a_word(service: EchoService):
+    async with Client(service.url) as client:
+        session = await client.open(pictures())
+        await first_frame(session)
+        await asyncio.to_thread(service.end, session.id, None)
+        with pytest.raises(ConnectError, match="closed the connection"):
+            await read_to_the_end(session)
+
+
+async def test_the_error_of_a_source_reaches_the_reader(service: EchoService):
+    def unplugged():
+        yield from pictures(5)
+        raise OSError("camera unplugged")
+
+    async with Client(service.url) as client:
+        session = await client.open(unplugged(), fps=25)
+        with pytest.raises(OSError, match="camera unplugged"):
+            await read_to_the_end(session)
+    assert service.deleted == [session.id]
+
+
+async def test_closing_ends_the_session_and_its_reader(service: EchoService):
+    async with Client(service.url) as client:
+        session = await client.open(pictures())
+        reading = asyncio.create_task(read_to_the_end(session))
+        await until(lambda: session.received > 2)
+        await asyncio.gather(session.close(), session.close())
+        assert await reading >= 1
+        await session.close()
+    assert service.deleted == [session.id]
+
+
+async def test_a_client_that_leaves_takes_its_sessions_along(service: EchoService):
+    async with Client(service.url) as client:
+        sessions = await asyncio.gather(client.open(pictures()), client.open(pictures()))
+        await asyncio.gather(*(first_frame(session) for session in sessions))
+    assert sorted(service.deleted) == sorted(session.id for session in sessions)
+
+
+async def test_no_token_a_wrong_one_and_the_right_one(service: EchoService):
+    service.behaviour.token = "right"
+    for token in (None, "wrong"):
+        async with Client(service.url, token=token) as client:
+            with pytest.raises(ServiceError, match="a token is asked for") as caught:
+                await client.open(pictures())
+        assert caught.value.status == 401
+    async with Client(service.url, token="right") as client:
+        await first_frame(await client.open(pictures()))
+
+
+async def test_a_service_that_is_full(service: EchoService):
+    service.behaviour.busy = True
+    async with Client(service.url) as client:
+        with pytest.raises(ServiceError, match="all places are taken") as caught:
+            await client.open(pictures())
+    assert (caught.value.status, caught.value.retry_after_s, caught.value.reason) == (503, 7, "busy")
+
+
+async def test_media_that_never_comes_up(service: EchoService):
+    service.behaviour.dead_media = True
+    async with Client(service.url) as client:
+        with pytest.raises(ConnectError, match=r"not up within 0\.5 s"):
+            await client.open(pictures(), connect_timeout_s=0.5)
+    assert len(service.deleted) == 1
+
+
+async def test_opening_can_be_cancelled(service: EchoService):
+    service.behaviour.dead_media = True
+    async with Client(service.url) as client:
+        opening = asyncio.create_task(client.open(pictures()))
+        await until(lambda: service.offers)
+        await asyncio.sleep(0.05)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+
+async def test_nobody_there():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        async with Client(f"http://127.0.0.1:{taken.getsockname()[1]}") as client:
+            with pytest.raises(ConnectError, match="connection refused"):
+                await client.open(pictures())
+
+
+async def test_a_bad_file_costs_no_connection(service: EchoService, tmp_path):
+    async with Client(service.url) as client:
+        with pytest.raises(Exception, match="No such file"):
+            await client.open(tmp_path / "none.mp4")
+    assert service.offers == []
+
+
+async def test_the_offer_asks_no_stranger_for_addresses(service: EchoService):
+    async with Client(service.url) as client, await client.open(pictures()):
+        pass
+    (offer,) = service.offers
+    assert "a=candidate:" in offer
+    assert "srflx" not in offer
+    assert offer.count("m=video") == 1
+    assert offer.count("m=application") == 1

@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.fake import FAKE_SPEC, FakePipeline, Fault, restyle
+from streamgen.core import Params, Pixels
+from streamgen.engine import ChunkDone, ChunkWork, Engine, remote
+from streamgen.errors import EngineError, WorkerDiedError
+from tests.support.factories import broken_while
+from tests.support.processes import alive, open_files, until
+
+PARAMS = Params(prompt="ink", width=64, height=64)
+SPEC = replace(FAKE_SPEC, defaults=Params(width=64, height=64))
+FAKE = partial(
+    FakePipeline,
+    SPEC,
+    faults={
+        "raise": Fault("denoise", "raise"),
+        "params": Fault("encode", "params"),
+        "exit": Fault("denoise", "exit"),
+        "hang": Fault("denoise", "hang"),
+    },
+)
+NEVER: Any = partial(time.sleep, 3600)
+
+
+@asynccontextmanager
+async def running(factory: Callable[[], Any] = FAKE, **options: Any) -> AsyncIterator[Engine]:
+    engine = Engine(factory, **{"slots": 4, "backoff_s": (0.01, 0.1), **options})
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.stop()
+        await engine.stop()
+    assert engine.state == "stopped"
+    assert engine.pid is None
+    assert multiprocessing.active_children() == []
+
+
+def source(session: str, tag: int, params: Params = PARAMS) -> Pixels:
+    """Frames that no other session or tag has."""
+    seed = [*session.encode(), tag]
+    return np.random.default_rng(seed).integers(0, 256, (4, params.height, params.width, 3), np.uint8)
+
+
+def work(session: str = "a", tag: int = 0, prompt: str = PARAMS.prompt, **options: Any) -> ChunkWork:
+    params = replace(PARAMS, prompt=prompt)
+    return ChunkWork(session, params, options.pop("first", False), list(source(session, tag)), tag=tag, **options)
+
+
+def expect(answers: Sequence[ChunkDone], *chunks: tuple[str, int], params: Params = PARAMS) -> None:
+    """`answers` are the results of the chunks, (session, number) each; numbers are the tags as well."""
+    assert [(answer.session, answer.tag, answer.error) for answer in answers] == [(*chunk, None) for chunk in chunks]
+    for answer in answers:
+        assert answer.pixels is not None
+        assert np.array_equal(answer.pixels, restyle(source(answer.session, answer.tag), params, answer.tag))
+
+
+def pid_of(engine: Engine) -> int:
+    assert engine.pid is not None
+    return engine.pid
+
+
+async def test_batches_go_there_and_back() -> None:
+    async with running() as engine:
+        assert engine.state == "ready"
+        assert engine.spec == SPEC
+        assert set(engine.warmup_ms) == {"encode", "denoise", "decode"}
+        kept = [await engine.run([work(session, i) for session in "abcd"]) for i in range(3)]
+        for i, answers in enumerate(kept):  # only now: a later batch must not have written over them
+            expect(answers, *((session, i) for session in "abcd"))
+            assert all(answer.info == {"noise": PARAMS.noise} for answer in answers)
+        assert await engine.run([]) == []
+
+
+async def test_all_that_a_stream_batch_has_in_flight_fits() -> None:
+    async with running(slots=1) as engine:
+        params = replace(PARAMS, steps=4)
+        chunks = [replace(work("a", i), params=params, mode="stream_batch") for i in range(4)]
+        answers = [answer for chunk in chunks for answer in await engine.run([chunk])]
+        expect(answers, ("a", 0), params=params)
+        answers = await engine.run([replace(work("a", 4), params=params)])
+        expect(answers, *(("a", i) for i in range(1, 5)), params=params)
+
+
+async def test_forget_and_first_begin_a_new_stream() -> None:
+    async with running() as engine:
+        expect(await engine.run([work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
+        engine.forget("a")
+        engine.forget("nobody")
+        expect(await engine.run([work("a", 0), work("b", 1)]), ("a", 0), ("b", 1))
+        expect(await engine.run([work("a", 0, first=True)]), ("a", 0))
+
+
+async def test_a_fault_of_one_session_is_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "streamgen.engine")
+    async with running() as engine:
+        for i in range(2):
+            batch = [work("a", i), work("b", i, "raise"), work("c", i), work("d", i, "params")]
+            answers = await engine.run(batch)
+            expect([answer for answer in answers if not answer.error], ("a", i), ("c", i))
+            bad = {answer.session: answer for answer in answers if answer.error}
+            assert bad["b"].error == ("engine_failed", "RuntimeError: programmed fault in denoise with a second line")
+            assert bad["d"].error == ("bad_params", "prompt: programmed refusal in encode")
+            assert all(answer.state_lost and answer.pixels is None for answer in bad.values())
+        assert engine.state == "ready"
+    assert "Traceback" in caplog.text
+
+
+async def test_a_chunk_that_fits_no_slot_is_refused_alone() -> None:
+    def chunk(shape: tuple[int, ...], count: int = 4, **params: Any) -> ChunkWork:
+        return ChunkWork("b", replace(PARAMS, **params), first=True, pixels=[np.zeros(shape, np.uint8)] * count)
+
+    bad = {
+        "no frames": chunk((64, 64, 3), 0),
+        "too many": chunk((64, 64, 3), 5),
+        "another size": chunk((64, 80, 3)),
+        "not colour": chunk((64, 64)),
+        "not bytes": replace(chunk((64, 64, 3)), pixels=[np.zeros((64, 64, 3), np.float32)]),
+        "no multiple": chunk((64, 72, 3), width=72),
+        "too large": chunk((1088, 1920, 3), width=1920, height=1088),
+    }
+    async with running() as engine:
+        codes = {}
+        for i, (name, refused) in enumerate(bad.items()):
+            answers = {answer.session: answer for answer in await engine.run([work("a", i), refused])}
+            expect([answers["a"]], ("a", i))
+            codes[name] = (answers["b"].error or ("none",))[0]
+        assert {name for name, code in codes.items() if code == "bad_chunk"} == {*bad} - {"no multiple", "too large"}
+        assert codes["no multiple"] == codes["too large"] == "bad_params"
+        assert (await engine.run([chunk((64, 64, 3), 0)]))[0].error is not None
+
+
+async def test_a_batch_that_is_none_is_refused() -> None:
+    async with running(slots=2) as engine:
+        with pytest.raises(ValueError, match="2 chunks of 1 sessions"):
+            await engine.run([work("a", 0), work("a", 1)])
+        with pytest.raises(ValueError, match="3 chunks"):
+            await engine.run([work("a"), work("b"), work("c")])
+        expect(await engine.run([work("a"), work("b")]), ("a", 0), ("b", 0))
+
+
+async def test_batches_wait_for_each_other_and_outlive_a_cancelled_caller() -> None:
+    async with running() as engine:
+        calls = [asyncio.create_task(engine.run([work("a", i)])) for i in range(4)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        calls[2].cancel()
+        expect(await calls[1], ("a", 1))
+        expect(await calls[3], ("a", 3))
+        assert calls[0].cancelled()
+
+
+async def test_stop_ends_a_batch_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "STOP_S", 0.1)
+    async with running() as engine:
+        call = asyncio.create_task(engine.run([work("a", 0, "hang")]))
+        await asyncio.sleep(0.05)
+        assert not call.done()
+        await engine.stop()
+        with pytest.raises(WorkerDiedError, match="did not stop"):
+            await call
+
+
+def sigkill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def sigstop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "harm", "reason"),
+    [
+        ("hang", sigkill, "the worker got SIGKILL"),
+        ("exit", None, "the worker exited with status 3"),
+        ("hang", None, "the worker did not answer within 2 s"),
+        ("ink", sigstop, "the worker did not answer within 2 s"),
+    ],
+)
+async def test_a_worker_lost_in_a_batch_is_replaced(
+    prompt: str, harm: Callable[[int], None] | None, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    restarts: list[str] = []
+    timeout_s = 2.0 if "answer" in reason else 60.0
+    async with running(job_timeout_s=timeout_s, on_restart=restarts.append) as engine:
+        expect(await engine.run([work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
+        lost = pid_of(engine)
+        if harm is sigstop:
+            sigstop(lost)
+        call = asyncio.create_task(engine.run([work("a", 1, prompt)]))
+        waiting = asyncio.create_task(engine.run([work("b", 1)]))
+        if harm is sigkill:
+            await asyncio.sleep(0.05)
+            sigkill(lost)
+        with pytest.raises(WorkerDiedError) as caught:
+            await call
+        assert caught.value.message == reason
+        assert engine.state == "restarting"
+        assert engine.pid is None
+        with pytest.raises(EngineError, match="restarting"):
+            await waiting
+        with pytest.raises(EngineError, match="restarting"):
+            await engine.run([work("a")])
+        await engine.ready()
+        assert restarts == [reason]
+        assert not alive(lost)
+        assert pid_of(engine) != lost
+        expect(await engine.run([work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))  # fresh streams
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_a_worker_that_dies_while_idle_is_replaced() -> None:
+    async with running() as engine:
+        for _ in range(2):
+            lost = pid_of(engine)
+            sigkill(lost)
+            await until(lambda lost=lost: engine.pid not in (None, lost))  # type: ignore[misc]
+        expect(await engine.run([work()]), ("a", 0))
+
+
+async def test_on_restart_may_fail() -> None:
+    def on_restart(reason: str) -> None:
+        raise RuntimeError(reason)
+
+    async with running(on_restart=on_restart) as engine:
+        with pytest.raises(WorkerDiedError):
+            await engine.run([work("a", 0, "exit")])
+        await engine.ready()
+        expect(await engine.run([work()]), ("a", 0))
+
+
+async def test_a_session_that_always_fails_does_not_cost_the_worker() -> None:
+    async with running() as engine:
+        before = pid_of(engine)
+        for i in range(3):
+            assert (await engine.run([work("a", i, "raise")]))[0].error is not None
+        expect(await engine.run([work("b")]), ("b", 0))
+        assert pid_of(engine) == before
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        (partial(int, "nonsense"), "ValueError: .*nonsense"),
+        (partial(FakePipeline, faults={"": Fault("decode")}), "RuntimeError: programmed fault in decode"),
+        (partial(os._exit, 4), "the worker exited with status 4"),
+        (lambda: FakePipeline(SPEC), "factory cannot be sent to a worker"),
+    ],
+)
+async def test_a_start_that_fails_says_why_in_one_line(
+    factory: Callable[[], Any], reason: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(factory)
+    with pytest.raises(EngineError, match=reason) as caught:
+        await engine.start()
+    assert "\n" not in caught.value.message
+    assert engine.state == "failed"
+    with pytest.raises(EngineError, match=reason):
+        await engine.ready()
+    with pytest.raises(EngineError, match="failed"):
+        await engine.run([work()])
+    with pytest.raises(EngineError, match="failed"):
+        engine.spec  # noqa: B018
+    await engine.stop()
+    assert capfd.readouterr().err == ""
+    assert caplog.text == ""
+    assert multiprocessing.active_children() == []
+
+
+async def test_an_expected_error_of_the_build_keeps_its_words(tmp_path: Path) -> None:
+    (tmp_path / "flag").touch()
+    with pytest.raises(EngineError) as caught:
+        await Engine(partial(broken_while, tmp_path / "flag")).start()
+    assert caught.value.message == "weights are missing: flag"
+
+
+async def test_a_worker_that_cannot_be_rebuilt_is_tried_again_until_it_can(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    restarts: list[str] = []
+    async with running(partial(broken_while, flag), on_restart=restarts.append) as engine:
+        flag.touch()
+        sigkill(pid_of(engine))
+        await until(lambda: flag.read_text().count("tried") >= 2)
+        assert engine.state == "restarting"
+        assert restarts == []
+        flag.unlink()
+        await engine.ready()
+        assert restarts == ["the worker got SIGKILL"]
+        expect(await engine.run([work()]), ("a", 0))
+
+
+async def test_a_start_that_takes_too_long_fails() -> None:
+    engine = Engine(NEVER, start_timeout_s=0.5)
+    with pytest.raises(EngineError, match=r"not ready within 0\.5 s"):
+        await engine.start()
+    assert multiprocessing.active_children() == []
+
+
+async def test_a_start_can_be_cancelled() -> None:
+    engine = Engine(NEVER)
+    start = asyncio.create_task(engine.start())
+    await until(lambda: bool(multiprocessing.active_children()))
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert engine.state == "stopped"
+    assert multiprocessing.active_children() == []
+
+
+async def test_stop_ends_even_a_worker_that_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "STOP_S", 0.1)
+    async with running() as engine:
+        lost = pid_of(engine)
+        sigstop(lost)
+    assert not alive(lost)
+
+
+async def test_stop_wakes_those_who_wait(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    async with running(partial(broken_while, flag)) as engine:
+        flag.touch()
+        sigkill(pid_of(engine))
+        await until(lambda: engine.state == "restarting")
+        waiting = asyncio.create_task(engine.ready())
+        await asyncio.sleep(0)
+        await engine.stop()
+        with pytest.raises(EngineError, match="stopped"):
+            await waiting
+
+
+async def test_lives_leave_no_files_open() -> None:
+    async with running():
+        pass
+    before = open_files()
+    async with running() as engine:
+        for _ in range(2):
+            with pytest.raises(WorkerDiedError):
+                await engine.run([work("a", 0, "exit")])
+            await engine.ready()
+    await until(lambda: open_files() <= before)

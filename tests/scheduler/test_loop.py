@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+
+from pipelines.fake import Fault, FakePipeline, restyle
+from streamgen.core import Params
+from streamgen.metrics import Metrics
+from streamgen.scheduler.cost import CostModel, Shape
+from streamgen.scheduler.loop import Loop
+from streamgen.scheduler.policy import Limits, Mode
+from streamgen.session import MAX_FAILURES, Session
+from streamgen.wire import Restarted, ServerMessage
+from tests.support.service import SMALL, InlineEngine, ManualClock, feed, settled
+
+FAULTS = {"bad": Fault("encode"), "refused": Fault("open", "params")}
+
+
+class Stage:
+    """A loop with its engine and some sessions."""
+
+    def __init__(self, max_batch: int = 4, mode: Mode = "sequential") -> None:
+        self.clock = ManualClock()
+        self.engine = InlineEngine(FakePipeline(faults=FAULTS))
+        self.loop = Loop(self.engine, self.clock, Metrics(), Limits(CostModel(), max_batch, mode))
+        self.engine.on_restart = self.loop.restarted
+        self.task = asyncio.create_task(self.loop.run())
+        self.messages: dict[str, list[ServerMessage]] = {}
+
+    def session(self, name: str, params: Params = SMALL) -> Session:
+        told = self.messages[name] = []
+        session = Session(
+            name,
+            params,
+            self.engine.spec,
+            scheduler=self.loop,
+            clock=self.clock,
+            metrics=Metrics(),
+            notify=told.append,
+        )
+        session.connected()
+        return session
+
+    async def quiet(self) -> None:
+        """Until nothing is left to do."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Callable[..., Stage]]:
+    stages: list[Stage] = []
+
+    def make(max_batch: int = 4, mode: Mode = "sequential") -> Stage:
+        stages.append(Stage(max_batch, mode))
+        return stages[-1]
+
+    yield make
+    for made in stages:
+        made.task.cancel()
+        await asyncio.wait([made.task])
+
+
+async def results(session: Session) -> list[tuple[int, np.ndarray]]:
+    out = []
+    while len(session._outbox):
+        finished = await session.finished()
+        assert finished is not None
+        assert session.hand_over(finished)
+        out.append((finished.frame.id, finished.frame.pixels))
+    return out
+
+
+async def test_every_session_gets_its_own_pictures_in_order(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    sessions = {name: here.session(name, SMALL.updated({"prompt": name})) for name in "abc"}
+    for chunk in range(3):
+        sources = {name: feed(session, here.clock, 4) for name, session in sessions.items()}
+        await here.quiet()
+        for name, session in sessions.items():
+            got = await results(session)
+            assert [number for number, _ in got] == [frame.id for frame in sources[name]]
+            wanted = [restyle(frame.pixels, session.params, chunk) for frame in sources[name]]
+            assert all((a == b).all() for (_, a), b in zip(got, wanted, strict=True))
+    assert any(len(batch) == 3 for batch in here.engine.batches)
+    assert all(settled(session) for session in sessions.values())
+
+
+async def test_one_batch_at_a_time_and_the_newest_frames_meanwhile(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    session = here.session("a")
+    here.engine.gate.clear()
+    feed(session, here.clock, 4)
+    await here.quiet()
+    feed(session, here.clock, 20)
+    await here.quiet()
+    assert len(here.engine.batches) == 1
+    here.engine.gate.set()
+    await here.quiet()
+    assert [number for number, _ in await results(session)] == [0, 1, 2, 3, 18, 19, 20, 21]
+    assert session.stats().drops == {"overload": 14}
+
+
+async def test_a_failing_session_does_not_harm_another(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    good, bad = here.session("good"), here.session("bad", SMALL.updated({"prompt": "bad"}))
+    for _ in range(MAX_FAILURES):
+        feed(good, here.clock, 4)
+        feed(bad, here.clock, 4)
+        await here.quiet()
+        assert len(await results(good)) == 4
+    assert bad.stats().drops == {"error": 4 * MAX_FAILURES}
+    assert bad.ended.is_set()
+    assert not good.ended.is_set()
+
+
+async def test_a_session_recovers_with_better_parameters(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    session = here.session("a", SMALL.updated({"prompt": "refused"}))
+    feed(session, here.clock, 4)
+    await here.quiet()
+    session.update({"prompt": "fine"})
+    feed(session, here.clock, 4)
+    await here.quiet()
+    assert len(await results(session)) == 4
+    assert here.engine.batches[-1][0].first
+
+
+async def test_a_lost_worker_costs_the_frames_in_flight_only(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    one, two = here.session("a"), here.session("b")
+    for session in (one, two):
+        feed(session, here.clock, 4)
+    await here.quiet()
+    here.engine.dies = True
+    for session in (one, two):
+        feed(session, here.clock, 4)
+    await here.quiet()
+    assert Restarted("killed") in here.messages["a"]
+    assert Restarted("killed") in here.messages["b"]
+    for session in (one, two):
+        feed(session, here.clock, 4)
+        await here.quiet()
+        assert session.state == "live"
+        assert session.stats().drops == {"restart": 4}
+    assert all(work.first for batch in here.engine.batches[-2:] for work in batch)
+
+
+async def test_a_forgotten_chunk_is_lost_once_and_its_late_result_ignored(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    session = here.session("a")
+    here.engine.gate.clear()
+    feed(session, here.clock, 4)
+    await here.quiet()
+    session.reset()
+    assert session.stats().drops == {"restart": 4}
+    here.engine.gate.set()
+    await here.quiet()
+    assert await results(session) == []
+    feed(session, here.clock, 4)
+    await here.quiet()
+    assert [number for number, _ in await results(session)] == [4, 5, 6, 7]
+
+
+async def test_a_session_closed_in_flight_is_settled(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    session, other = here.session("a"), here.session("b")
+    here.engine.gate.clear()
+    feed(session, here.clock, 4)
+    await here.quiet()
+    session.close()
+    assert settled(session)
+    assert here.engine.forgotten == ["a"]
+    here.engine.gate.set()
+    feed(other, here.clock, 4)
+    await here.quiet()
+    assert len(await results(other)) == 4
+
+
+async def test_stream_batches_give_every_result_later(stage: Callable[..., Stage]) -> None:
+    here = stage(mode="stream_batch")
+    session = here.session("a")
+    got: list[int] = []
+    for _ in range(4):
+        feed(session, here.clock, 4)
+        await here.quiet()
+        got += [number for number, _ in await results(session)]
+    assert got == list(range(12))  # two steps: the last chunk waits for the next to come beside it
+    session.close()
+    assert settled(session)
+
+
+async def test_an_engine_that_failed_for_good_ends_all_sessions(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    session = here.session("a")
+    here.engine.failure = "no device"
+    feed(session, here.clock, 4)
+    await asyncio.wait([here.task])
+    assert here.task.exception() is None
+    assert session.end_reason == "the engine failed: no device"
+
+
+async def test_what_batches_take_is_learnt(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    session = here.session("a")
+    here.engine.gate.clear()
+    feed(session, here.clock, 4)
+    await here.quiet()
+    here.clock.time += 0.25
+    here.engine.gate.set()
+    await here.quiet()
+    assert here.loop.limits.cost.estimate(Shape(1, 4, 2, 64, 64)) == pytest.approx(0.25)

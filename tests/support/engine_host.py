@@ -1,0 +1,48 @@
+"""A small service with an engine, for what only shows from outside: `engine_host.py lives | wait | busy | leave`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from pipelines.fake import FakePipeline, Fault
+from streamgen.core import Params
+from streamgen.engine import ChunkWork, Engine
+from tests.support.processes import until
+
+WORK = ChunkWork("a", Params(prompt="ink"), first=True, pixels=[np.zeros((192, 320, 3), np.uint8)] * 4)
+
+
+async def main(mode: str) -> None:
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    engine = Engine(partial(FakePipeline, faults={"hang": Fault("denoise", "hang")}), backoff_s=(0.01, 0.1))
+    await engine.start()
+    pid = engine.pid
+    assert pid is not None
+    print(pid, flush=True)
+    match mode:
+        case "lives":  # one killed, one stopped
+            await engine.run([WORK])
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: engine.pid not in (None, pid))
+            await engine.run([WORK])
+            await engine.stop()
+        case "wait":  # until Ctrl-C
+            await interrupted.wait()
+            await engine.run([WORK])
+            await engine.stop()
+        case "busy":  # until somebody kills it
+            await engine.run([replace(WORK, params=Params(prompt="hang"))])
+        case "leave":  # without stopping the engine
+            await engine.run([WORK])
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

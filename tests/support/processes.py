@@ -1,0 +1,28 @@
+"""What processes there are, and what this one holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+
+def alive(pid: int) -> bool:
+    """Whether this process runs: one that nobody has waited for yet does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def open_files() -> int:
+    """Files, pipes and the like that this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for `condition`, at most half a minute."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - of what other processes do there are no events
+            await asyncio.sleep(0.01)

@@ -1,0 +1,130 @@
+"""A WebRTC client for tests of the service, made of aiortc alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+OFFLINE = RTCConfiguration(iceServers=[])
+
+
+class Camera(MediaStreamTrack):
+    """Grey frames at `fps`, each a little brighter than the one before."""
+
+    kind = "video"
+
+    def __init__(self, fps: float = 30.0, width: int = 64, height: int = 64) -> None:
+        super().__init__()
+        self._fps = fps
+        self._shape = (height, width, 3)
+        self._number = 0
+        self._began = time.monotonic()
+        self.blocked = asyncio.Event()
+
+    async def recv(self) -> av.VideoFrame:
+        if self.blocked.is_set():
+            await asyncio.Event().wait()
+        number, self._number = self._number, self._number + 1
+        await asyncio.sleep(max(0.0, self._began + number / self._fps - time.monotonic()))
+        frame = av.VideoFrame.from_ndarray(np.full(self._shape, 60 + number % 100, np.uint8), format="rgb24")
+        frame.pts = round(number / self._fps * 90000)
+        frame.time_base = Fraction(1, 90000)
+        return frame
+
+
+class Client:
+    """Offers, answers, and keeps what comes back."""
+
+    def __init__(self, *, audio: bool = False, split: bool = False, fps: float = 30.0) -> None:
+        self.connection = RTCPeerConnection(OFFLINE)
+        self.camera = Camera(fps)
+        self.channel = self.connection.createDataChannel("control")
+        self.channel.on("message", self._heard)
+        self.messages: list[dict[str, Any]] = []
+        self.frames: list[av.VideoFrame] = []
+        self._readers: list[asyncio.Task[None]] = []
+        self.connection.on("track", self._track)
+        if audio:
+            self.connection.addTransceiver("audio")
+        if split:
+            self.connection.addTransceiver(self.camera, direction="sendonly")
+            self.connection.addTransceiver("video", direction="recvonly")
+        else:
+            self.connection.addTransceiver(self.camera)
+
+    async def offer(self) -> str:
+        await self.connection.setLocalDescription(await self.connection.createOffer())
+        return self.connection.localDescription.sdp
+
+    async def accept(self, sdp: str) -> None:
+        await self.connection.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
+
+    def send(self, **message: object) -> None:
+        self.channel.send(json.dumps(message))
+
+    def heard(self, kind: str) -> list[dict[str, Any]]:
+        return [message for message in self.messages if message["type"] == kind]
+
+    async def close(self) -> None:
+        await self.connection.close()
+        self.camera.stop()
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+    def _heard(self, text: str) -> None:
+        self.messages.append(json.loads(text))
+
+    def _track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "video":
+            self._readers.append(asyncio.create_task(self._read(track)))
+
+    async def _read(self, track: MediaStreamTrack) -> None:
+        try:
+            while True:
+                frame = await track.recv()
+                assert isinstance(frame, av.VideoFrame)
+                self.frames.append(frame)
+        except MediaStreamError:
+            return
+
+
+@asynccontextmanager
+async def client(**options: Any) -> AsyncIterator[Client]:
+    made = Client(**options)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def until(condition: Callable[[], object], what: str = "it") -> None:
+    """Waits until `condition` holds; the test's own time limit ends it where it never does."""
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{what} did not happen")
+
+
+@asynccontextmanager
+async def no_leaks() -> AsyncIterator[None]:
+    """Every task that begins within has to end within."""
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(300):
+        left = asyncio.all_tasks() - before
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"tasks left: {[task.get_coro() for task in left]}")

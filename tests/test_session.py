@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from streamgen import session as session_module
+from streamgen.core import Params
+from streamgen.errors import BusyError, ParamsError, SessionNotFoundError
+from streamgen.scheduler.stream import Ran, Submission
+from streamgen.session import MAX_FAILURES, MAX_UPDATES_WAITING, Session
+from streamgen.wire import Restarted, ServerMessage, StateChanged
+from tests.support.service import SMALL, IdleScheduler, ManualClock, feed, make_session, settled
+
+RAN = Ran("sequential", 1, 0.1, {"noise": 0.5})
+
+
+def run_chunk(session: Session) -> Submission:
+    """What the scheduler would do with the oldest chunk."""
+    view = session.view()
+    assert view is not None
+    work = session.submit([frame.id for frame in view.frames[: view.wanted]])
+    session.deliver(work, np.stack([255 - frame.pixels for frame in work.frames]), RAN)
+    return work
+
+
+async def hand_over_all(session: Session) -> list[int]:
+    out = []
+    while len(session._outbox):
+        finished = await session.finished()
+        assert finished is not None
+        assert session.hand_over(finished)
+        out.append(finished.frame.id)
+    return out
+
+
+async def test_a_frame_goes_all_the_way() -> None:
+    clock, scheduler, messages = ManualClock(), IdleScheduler(), list[ServerMessage]()
+    session = make_session(scheduler, clock, messages=messages)
+    session.connected()
+    assert scheduler.streams == [session]
+    frames = feed(session, clock, 4)
+    assert scheduler.woken == 4
+    work = run_chunk(session)
+    assert work.first
+    assert work.frames == tuple(frames)
+    clock.time += 0.3
+    finished = await session.finished()
+    assert finished is not None
+    assert finished.frame.pts == frames[0].pts
+    assert (finished.frame.pixels == 255).all()
+    assert await hand_over_all(session) == [0, 1, 2, 3]
+    assert messages == [StateChanged("warming"), StateChanged("live")]
+    stats = session.stats()
+    assert (stats.frames_in, stats.frames_out, stats.deadline_misses, stats.drops) == (4, 4, 0, {})
+    assert stats.latency_ms == {"p50": 300.0, "p95": 300.0, "max": 300.0}
+    assert stats.plan == {"steps": 2, "mode": "sequential", "batch": 1, "service_ms": 100.0, "noise": 0.5}
+    feed(session, clock, 4)
+    assert not run_chunk(session).first
+
+
+async def test_handing_over_after_the_deadline_is_a_miss_per_frame() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    feed(session, clock, 4)
+    run_chunk(session)
+    clock.time += 1.001
+    await hand_over_all(session)
+    assert session.stats().deadline_misses == 4
+
+
+async def test_the_newest_frames_win_and_the_rest_is_counted() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    feed(session, clock, 10)
+    view = session.view()
+    assert view is not None
+    assert [frame.id for frame in view.frames] == [4, 5, 6, 7, 8, 9]
+    assert session.stats().drops == {"overload": 4}
+
+
+async def test_results_that_nobody_takes_do_not_pile_up() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    for _ in range(5):
+        feed(session, clock, 4)
+        run_chunk(session)
+    assert session.stats().drops == {"late": 12}
+    assert await hand_over_all(session) == list(range(12, 20))
+
+
+async def test_an_update_holds_from_the_first_frame_of_the_next_chunk() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    feed(session, clock, 4)
+    run_chunk(session)
+    feed(session, clock, 2)
+    applied = session.update({"prompt": "ink"})
+    feed(session, clock, 2)
+    assert not applied.done()
+    assert run_chunk(session).params.prompt == "ink"
+    assert await applied == 4
+
+
+async def test_an_update_is_answered_even_without_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "UPDATE_TIMEOUT_S", 0.01)
+    session = make_session()
+    session.connected()
+    assert await session.update({"noise": 0.1}) == 0
+    feed(session, ManualClock(), 3)
+    session.pause()
+    assert await session.update({"noise": 0.2}) == 3
+    assert session.params.noise == 0.2
+
+
+async def test_a_bad_update_changes_nothing() -> None:
+    session = make_session()
+    with pytest.raises(ParamsError, match="steps"):
+        session.update({"prompt": "x", "steps": 9})
+    with pytest.raises(ParamsError, match="multiple"):
+        session.update({"width": 72})
+    assert session.params == SMALL
+
+
+async def test_a_flood_of_updates_is_refused() -> None:
+    session = make_session()
+    session.connected()
+    waiting = [session.update({"seed": number}) for number in range(MAX_UPDATES_WAITING)]
+    with pytest.raises(BusyError):
+        session.update({"seed": 1000})
+    session.close()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, SessionNotFoundError) for result in results)
+
+
+async def test_a_new_size_begins_the_stream_anew() -> None:
+    clock, scheduler = ManualClock(), IdleScheduler()
+    session = make_session(scheduler, clock)
+    session.connected()
+    feed(session, clock, 4)
+    run_chunk(session)
+    feed(session, clock, 2)
+    applied = session.update({"width": 128})
+    assert scheduler.forgotten == ["restart"]
+    feed(session, clock, 1)  # still of the old size: it was on its way
+    assert session.stats().drops == {"restart": 3}
+    feed(session, clock, 4, width=128)
+    work = run_chunk(session)
+    assert work.first
+    assert work.params.width == 128
+    assert await applied == 7
+
+
+async def test_pause_discards_and_resume_goes_on() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    feed(session, clock, 4)
+    run_chunk(session)
+    feed(session, clock, 4)
+    view = session.view()
+    assert view is not None
+    flying = session.submit([frame.id for frame in view.frames])
+    session.pause()
+    feed(session, clock, 2)
+    session.deliver(flying, np.zeros((4, 64, 64, 3), np.uint8), RAN)
+    assert session.state == "paused"
+    assert session.stats().drops == {"paused": 10}
+    session.resume()
+    assert session.state == "live"
+    feed(session, clock, 4)
+    assert not run_chunk(session).first
+    assert await hand_over_all(session) == [10, 11, 12, 13]
+
+
+async def test_a_result_taken_back_by_a_pause_is_not_handed_over() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    feed(session, clock, 4)
+    run_chunk(session)
+    finished = await session.finished()
+    assert finished is not None
+    session.pause()
+    assert not session.hand_over(finished)
+    assert session.stats().frames_out == 0
+
+
+async def test_reset_begins_anew_with_the_parameters_of_now() -> None:
+    clock, scheduler = ManualClock(), IdleScheduler()
+    session = make_session(scheduler, clock)
+    session.connected()
+    session.update({"prompt": "ink"})
+    feed(session, clock, 4)
+    run_chunk(session)
+    feed(session, clock, 2)
+    session.reset()
+    assert scheduler.forgotten == ["restart"]
+    assert session.state == "warming"
+    assert session.stats().drops == {"restart": 6}
+    feed(session, clock, 4)
+    work = run_chunk(session)
+    assert work.first
+    assert work.params.prompt == "ink"
+    assert session.state == "live"
+
+
+async def test_an_engine_restart_is_told_and_the_stream_goes_on() -> None:
+    clock, messages = ManualClock(), list[ServerMessage]()
+    session = make_session(clock=clock, messages=messages)
+    session.connected()
+    feed(session, clock, 4)
+    run_chunk(session)
+    messages.clear()
+    session.restarted("killed")
+    assert messages == [Restarted("killed"), StateChanged("warming")]
+    feed(session, clock, 4)
+    assert run_chunk(session).first
+    assert session.state == "live"
+
+
+async def test_failures_are_survived_until_there_are_too_many_in_a_row() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    for number in range(2 * MAX_FAILURES):
+        feed(session, clock, 4)
+        view = session.view()
+        assert view is not None
+        work = session.submit([frame.id for frame in view.frames])
+        if number == MAX_FAILURES - 1:
+            session.deliver(work, np.zeros((4, 64, 64, 3), np.uint8), RAN)
+        else:
+            assert not session.ended.is_set()
+            session.fail(work, "error", "no memory", state_lost=True)
+            after = session.view()
+            assert after is None
+    assert session.ended.is_set()
+    assert "no memory" in session.end_reason
+
+
+async def test_closing_accounts_for_every_frame() -> None:
+    clock, scheduler = ManualClock(), IdleScheduler()
+    session = make_session(scheduler, clock)
+    session.connected()
+    feed(session, clock, 8)
+    run_chunk(session)
+    await session.finished()
+    feed(session, clock, 3)
+    session.close()
+    session.close()
+    assert await session.finished() is None
+    feed(session, clock, 1)
+    assert scheduler.streams == []
+    assert settled(session)
+    assert session.state == "closed"
+    with pytest.raises(SessionNotFoundError):
+        session.update({})
+
+
+async def test_frames_before_the_connection_is_up_are_not_taken() -> None:
+    session = make_session()
+    feed(session, ManualClock(), 1)
+    assert session.stats().drops == {"closed": 1}
+
+
+async def test_a_size_that_the_pipeline_cannot_run_is_refused() -> None:
+    with pytest.raises(ParamsError, match="width"):
+        make_session(params=Params(width=72, height=64))

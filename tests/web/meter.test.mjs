@@ -1,0 +1,55 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { duration, fps, History, lost, promise, RateMeter, reasons } from "../../web/meter.js";
+
+const stats = { fps_in: 16, fps_out: 15.5, latency_ms: { p50: 400, p95: 600, max: 900 }, frames_in: 99, frames_out: 90,
+  deadline_misses: 0, drops: {}, plan: {}, state: "live" };
+
+test("the meter gives the rate of the last seconds", () => {
+  const meter = new RateMeter();
+  assert.equal(meter.rate(0), undefined);
+  for (let t = 0; t <= 10000; t += 50) meter.tick(t);
+  assert.ok(Math.abs(meter.rate(10000) - 20) < 0.01);
+});
+
+test("a stream that stops shows at once, and a restart is clean", () => {
+  const meter = new RateMeter();
+  for (let t = 0; t <= 2000; t += 50) meter.tick(t);
+  assert.ok(meter.rate(3000) < 12);
+  assert.equal(meter.rate(9000), undefined);
+  meter.tick(9500);
+  meter.reset();
+  assert.equal(meter.rate(9500), undefined);
+});
+
+test("durations and rates are short", () => {
+  assert.deepEqual([420.4, 1250, undefined, NaN].map(duration), ["420 ms", "1.25 s", "–", "–"]);
+  assert.deepEqual([15.96, 0, undefined].map(fps), ["16.0", "0.0", "–"]);
+});
+
+test("drops are told by reason; what was asked for is no loss", () => {
+  const drops = { rate: 300, late: 2, overload: 5, error: 0, some_new_one: 1 };
+  assert.deepEqual(reasons(drops), [["above the frame rate", 300], ["newer frames were there", 5],
+    ["too late to be of use", 2], ["some new one", 1]]);
+  assert.equal(lost(drops), 8);
+});
+
+test("the promise is kept, broken, or not known yet", () => {
+  const params = { fps: 16, slo_ms: 1000 };
+  assert.deepEqual(promise(params, stats), { text: "16 fps in 1 s", kept: true });
+  assert.equal(promise(params, { ...stats, fps_out: 12 }).kept, false);
+  assert.equal(promise(params, { ...stats, latency_ms: { p50: 1, p95: 1001, max: 2000 } }).kept, false);
+  assert.equal(promise(params, { ...stats, fps_in: 10, fps_out: 10 }).kept, true);
+  assert.equal(promise(params, undefined).kept, undefined);
+  assert.equal(promise(params, { ...stats, frames_out: 0 }).kept, undefined);
+  assert.deepEqual(promise({}, stats), { text: "–", kept: undefined });
+});
+
+test("a curve keeps its newest values and ends at the right", () => {
+  const curve = new History(3);
+  assert.equal(curve.points(100, 24), "");
+  [9, 1, 2, 1].forEach((value) => curve.push(value));
+  assert.deepEqual(curve.values, [1, 2, 1]);
+  assert.ok(curve.points(100, 24).split(" ")[2].startsWith("100.0,"));
+});

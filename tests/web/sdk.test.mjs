@@ -1,0 +1,267 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { BusyError, ClosedError, ConnectError, ParamsError, ServiceError, StreamgenClient, UnauthorizedError }
+  from "../../web/streamgen.js";
+import { camera, makeWorld, settle } from "./fakes.mjs";
+
+const busy = [503, { error: { code: "busy", message: "full" } }, { "Retry-After": "7" }];
+
+async function opened(world = makeWorld(), params = { prompt: "neon" }) {
+  const client = new StreamgenClient(world.options());
+  const session = await client.open(camera(), params);
+  const events = [];
+  for (const type of ["state", "stats", "applied", "rejected", "restarted", "queue", "closing", "error", "track"]) {
+    session.on(type, (detail) => events.push([type, detail]));
+  }
+  const states = () => events.filter(([type]) => type === "state").map(([, { state }]) => state);
+  return { world, client, session, events, states };
+}
+
+test("open offers one video and a control channel, with all candidates and the parameters", async () => {
+  const { world, session } = await opened();
+  const [peer] = world.peers;
+  const [{ path, body }] = world.made("POST");
+  assert.equal(path, "/base/api/sessions");
+  assert.deepEqual(body, { sdp: "offer 0 with candidates", type: "offer", params: { prompt: "neon" } });
+  assert.equal(peer.channel.label, "control");
+  assert.equal(peer.transceiver.init.direction, "sendrecv");
+  assert.deepEqual(peer.remoteDescription, { type: "answer", sdp: "answer" });
+  assert.equal(session.id, "s1");
+  assert.equal(session.state, "warming");
+  assert.deepEqual(session.params, { fps: 16, slo_ms: 1000, prompt: "neon" });
+  assert.deepEqual(session.stream.getTracks().map(({ id }) => id), ["result 0"]);
+});
+
+test("open waits at most 1.5 s for candidates", async () => {
+  const world = makeWorld();
+  world.gathers = false;
+  const opening = new StreamgenClient(world.options()).open(camera());
+  await world.timers.pass(1499);
+  assert.equal(world.made("POST").length, 0);
+  await world.timers.pass(1);
+  await opening;
+  assert.equal(world.made("POST")[0].body.sdp, "offer 0");
+});
+
+test("a media connection that does not come up is a ConnectError, and the session is given back", async () => {
+  const world = makeWorld();
+  world.connects = false;
+  const opening = assert.rejects(new StreamgenClient(world.options()).open(camera()), (error) => {
+    return error instanceof ConnectError && error.code === "no_media";
+  });
+  await world.timers.pass(15000);
+  await opening;
+  assert.equal(world.made("DELETE")[0].path, "/base/api/sessions/s1");
+  assert.ok(world.peers[0].closed);
+});
+
+test("errors of the service become typed errors", async () => {
+  for (const [answer, type, check] of [
+    [busy, BusyError, { code: "busy", message: "full", status: 503, retryAfterS: 7 }],
+    [[401, { error: { code: "unauthorized", message: "token?" } }], UnauthorizedError, { status: 401 }],
+    [[422, { error: { code: "bad_params", message: "noise: is 3", field: "noise" } }], ParamsError, { field: "noise" }],
+    [[500, "no object"], ServiceError, { code: "service_error", message: "the service answered with HTTP 500" }],
+    [new TypeError("fetch failed"), ConnectError, { code: "connect_failed" }],
+  ]) {
+    const world = makeWorld();
+    world.answers.push(answer);
+    await assert.rejects(new StreamgenClient(world.options()).open(camera()), (error) => {
+      assert.ok(error instanceof type, `${error.name} is no ${type.name}`);
+      for (const [name, value] of Object.entries(check)) assert.equal(error[name], value);
+      return true;
+    });
+    assert.ok(world.peers[0].closed);
+  }
+});
+
+test("a source without video is refused before anything is sent", async () => {
+  const world = makeWorld();
+  const silent = camera();
+  silent.tracks = [];
+  await assert.rejects(new StreamgenClient(world.options()).open(silent), { code: "no_video" });
+  assert.equal(world.requests.length, 0);
+});
+
+test("open can be aborted while it waits for media", async () => {
+  const world = makeWorld();
+  world.connects = false;
+  const abort = new AbortController();
+  const opening = assert.rejects(new StreamgenClient(world.options()).open(camera(), {}, { signal: abort.signal }),
+    { name: "AbortError" });
+  await settle();
+  abort.abort();
+  await opening;
+  assert.equal(world.made("DELETE").length, 1);
+  assert.deepEqual(world.timers.due, []);
+});
+
+test("the token goes with every request", async () => {
+  const world = makeWorld();
+  await new StreamgenClient(world.options({ token: "secret" })).presets();
+  assert.equal(world.requests[0].headers.Authorization, "Bearer secret");
+  assert.equal(world.requests[0].path, "/base/api/presets");
+});
+
+test("readiness tells what the engine does", async () => {
+  const world = makeWorld();
+  const client = new StreamgenClient(world.options());
+  world.usual = () => [503, { status: "starting" }];
+  assert.deepEqual(await client.readiness(), { ready: false, status: "starting" });
+  world.usual = () => [200, { status: "ready" }];
+  assert.deepEqual(await client.readiness(), { ready: true, status: "ready" });
+});
+
+test("update resolves with the frame, and becomes part of the parameters only then", async () => {
+  const { world, session, events } = await opened();
+  const { channel } = world.peers[0];
+  const update = session.update({ prompt: "pencil" });
+  assert.deepEqual(channel.sent, [{ type: "update", seq: 1, params: { prompt: "pencil" } }]);
+  assert.equal(session.params.prompt, "neon");
+  channel.hear({ type: "applied", seq: 1, frame: 99 });
+  assert.deepEqual(await update, { frame: 99 });
+  assert.equal(session.params.prompt, "pencil");
+  assert.deepEqual(events, [["applied", { seq: 1, frame: 99 }]]);
+});
+
+test("a refused update rejects and changes nothing", async () => {
+  const { world, session } = await opened();
+  const update = session.update({ noise: 3 });
+  world.peers[0].channel.hear({ type: "rejected", seq: 1, error: { code: "bad_params", message: "noise: is 3", field: "noise" } });
+  await assert.rejects(update, (error) => error instanceof ParamsError && error.field === "noise");
+  assert.equal(session.params.noise, undefined);
+});
+
+test("messages of the service become events; what is not understood is passed over", async () => {
+  const { world, session, events } = await opened();
+  const { channel } = world.peers[0];
+  const stats = { type: "stats", fps_out: 15 };
+  for (const message of [{ type: "state", state: "live" }, stats, { type: "queue", position: 2 },
+    { type: "restarted", reason: "killed" }, { type: "from the future" }, "not json", "null", { type: "applied", seq: 77 }]) {
+    channel.hear(message);
+  }
+  assert.deepEqual(events, [["state", { state: "live" }], ["stats", stats], ["queue", { position: 2 }],
+    ["restarted", { reason: "killed" }]]);
+  assert.equal(session.state, "live");
+  assert.equal(session.stats.fps_out, 15);
+});
+
+test("pause, resume and reset are sent", async () => {
+  const { world, session } = await opened();
+  session.pause();
+  session.resume();
+  session.reset();
+  assert.deepEqual(world.peers[0].channel.sent.map(({ type }) => type), ["pause", "resume", "reset"]);
+});
+
+test("a lost connection comes back with the same parameters, the same stream and what was asked meanwhile", async () => {
+  const { world, session, states } = await opened();
+  const { stream } = session;
+  session.pause();
+  world.peers[0].become("failed");
+  assert.equal(session.state, "reconnecting");
+  const update = session.update({ steps: 3 });
+  await world.timers.pass(250);
+  await settle();
+  assert.equal(world.made("DELETE")[0].path, "/base/api/sessions/s1");
+  assert.equal(session.id, "s2");
+  assert.deepEqual(world.made("POST")[1].body.params, { fps: 16, slo_ms: 1000, prompt: "neon" });
+  assert.deepEqual(world.peers[1].configuration.iceServers, [{ urls: "turn:t" }]);
+  assert.deepEqual(world.peers[1].channel.sent, [{ type: "update", seq: 1, params: { steps: 3 } }, { type: "pause" }]);
+  assert.equal(session.stream, stream);
+  assert.deepEqual(stream.getTracks().map(({ id }) => id), ["result 1"]);
+  world.peers[1].channel.hear({ type: "applied", seq: 1, frame: 0 });
+  await update;
+  assert.deepEqual(states(), ["reconnecting", "warming"]);
+});
+
+test("a short disconnection is waited out, a long one is a loss", async () => {
+  const { world, session } = await opened();
+  world.peers[0].become("disconnected");
+  await world.timers.pass(2400);
+  world.peers[0].become("connected");
+  await world.timers.pass(10000);
+  assert.equal(session.id, "s1");
+  world.peers[0].become("disconnected");
+  await world.timers.pass(2500);
+  assert.equal(session.state, "reconnecting");
+});
+
+test("a closed control channel is a loss too", async () => {
+  const { world, session } = await opened();
+  world.peers[0].channel.drop();
+  assert.equal(session.state, "reconnecting");
+});
+
+test("reconnecting backs off, obeys Retry-After, and gives up in the end with an error", async () => {
+  const { world, session, events } = await opened();
+  world.answers.push(new TypeError("down"), busy, ...Array(9).fill(new TypeError("down")));
+  world.peers[0].become("failed");
+  await world.timers.pass(60000);
+  await settle();
+  const waits = events.filter(([type, { state }]) => type === "state" && state === "reconnecting");
+  assert.deepEqual(waits.map(([, { retryInMs }]) => retryInMs), [250, 1000, 7000, 4000, 8000, 10000, 10000, 10000]);
+  assert.equal(session.state, "closed");
+  assert.deepEqual(events.filter(([type]) => type === "error").map(([, error]) => error.code), ["connect_failed"]);
+});
+
+test("reconnecting does not insist where the service refuses for good", async () => {
+  const { world, session, events } = await opened();
+  world.answers.push([401, { error: { code: "unauthorized", message: "token?" } }]);
+  world.peers[0].become("failed");
+  await world.timers.pass(250);
+  await settle();
+  assert.equal(session.state, "closed");
+  assert.ok(events.some(([type, error]) => type === "error" && error instanceof UnauthorizedError));
+});
+
+test("a session that the service closes does not come back by itself", async () => {
+  const { world, session, events } = await opened();
+  const update = session.update({ steps: 1 });
+  world.peers[0].channel.hear({ type: "closing", reason: "idle" });
+  await assert.rejects(update, ClosedError);
+  world.peers[0].channel.drop();
+  await world.timers.pass(60000);
+  assert.equal(session.state, "closed");
+  assert.equal(world.made("POST").length, 1);
+  assert.deepEqual(events[0], ["closing", { reason: "idle" }]);
+});
+
+test("close ends it on both sides, once, and survives the page", async () => {
+  const { world, session, states } = await opened();
+  const update = session.update({ steps: 1 });
+  await Promise.all([session.close(), session.close(), assert.rejects(update, ClosedError)]);
+  assert.ok(world.peers[0].closed);
+  assert.deepEqual(world.made("DELETE").map(({ keepalive }) => keepalive), [true]);
+  assert.deepEqual(states(), ["closed"]);
+  await assert.rejects(session.update({}), ClosedError);
+});
+
+test("close while reconnecting opens nothing more", async () => {
+  const { world, session } = await opened();
+  world.peers[0].become("failed");
+  await session.close();
+  await world.timers.pass(60000);
+  assert.equal(world.made("POST").length, 1);
+  assert.equal(session.state, "closed");
+});
+
+test("another source goes out without a new session, and is kept over a reconnect", async () => {
+  const { world, session } = await opened();
+  await session.replaceSource(camera("second"));
+  assert.equal(world.peers[0].transceiver.sender.track.id, "second");
+  world.peers[0].become("failed");
+  await world.timers.pass(250);
+  await settle();
+  assert.equal(world.peers[1].transceiver.sender.track.id, "second");
+});
+
+test("on gives a way to stop listening", async () => {
+  const { world, session } = await opened();
+  let heard = 0;
+  const off = session.on("queue", () => heard++);
+  world.peers[0].channel.hear({ type: "queue", position: 1 });
+  off();
+  world.peers[0].channel.hear({ type: "queue", position: 1 });
+  assert.equal(heard, 1);
+});
