@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 128 * 1024
@@ -25,12 +26,13 @@ _PREFLIGHT = {
 
 def error_response(
     status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+) -> Response:
     """{"error": {"code", "message"[, "field"]}}."""
     error = {"code": code, "message": message}
     if field is not None:
         error["field"] = field
-    return JSONResponse({"error": error}, status, headers=dict(headers or {}))
+    text = json.dumps({"error": error})  # in ASCII: what a client sent may be no valid Unicode
+    return Response(text, status, dict(headers or {}), "application/json")
 
 
 class Gate:

@@ -242,12 +242,14 @@ def _add_sessions(app: FastAPI, backend: Backend) -> None:
 
 
 def _add_health(app: FastAPI, backend: Backend, metrics: Metrics) -> None:
-    @app.api_route("/healthz", methods=["GET", "HEAD"], operation_id="healthz")
+    @app.head("/healthz", include_in_schema=False)
+    @app.get("/healthz")
     async def healthz() -> Status:
         """200 while the process lives."""
         return Status(status="ok")
 
-    @app.api_route("/readyz", methods=["GET", "HEAD"], operation_id="readyz", responses={503: {"model": Status}})
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", responses={200: {"model": Status}, 503: {"model": Status}}, response_class=JSONResponse)
     async def readyz() -> JSONResponse:
         """200 where sessions can be opened, else 503 with what the engine is doing."""
         return JSONResponse({"status": backend.state}, 200 if backend.state == "ready" else 503)
@@ -280,14 +282,14 @@ def _file(path: Path) -> FileResponse:
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(StreamgenError)
-    async def streamgen_error(_: Request, error: StreamgenError) -> JSONResponse:
+    async def streamgen_error(_: Request, error: StreamgenError) -> Response:
         status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, BusyError) else {}
         field = error.field if isinstance(error, ParamsError) else None
         return error_response(status, error.code, error.message, field, headers)
 
     @app.exception_handler(RequestValidationError)
-    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def validation_error(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return error_response(400, "bad_json", "the request's body is not JSON")
@@ -295,10 +297,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         return error_response(422, "bad_request", f"{field}: {first['msg']}", field)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(_: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}.get(error.status_code, "http_error")
         return error_response(error.status_code, code, str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)
-    async def internal_error(_: Request, error: Exception) -> JSONResponse:
+    async def internal_error(_: Request, error: Exception) -> Response:
         return error_response(500, "internal", "internal error; the service's log says more")
