@@ -6,7 +6,8 @@ A chunk is 4 frames; the first chunk of a stream may be one frame, given 4 times
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -145,3 +146,55 @@ def channels_last(model: StreamingAutoencoder) -> StreamingAutoencoder:
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+@dataclass(eq=False)
+class TinyCodecState:
+    """One stream's place: what encoder and decoder carry, and whether decoding has begun."""
+
+    carried: AutoencoderState = field(default_factory=AutoencoderState)
+    decoding: bool = False
+
+
+class TinyCodec:
+    """The autoencoder as a codec (parts.Codec): a stream's first frame goes in four times, and comes out once."""
+
+    def __init__(self, model: StreamingAutoencoder) -> None:
+        self._model = model
+
+    @property
+    def latent_channels(self) -> int:
+        return self._model.geometry.latent_channels
+
+    def open(self) -> TinyCodecState:
+        return TinyCodecState()
+
+    def encode(self, states: Sequence[TinyCodecState], frames: Tensor) -> Tensor:
+        past = AutoencoderState(encoder=_gathered([state.carried.encoder for state in states]))
+        latents, after = self._model.encode(frames.expand(-1, CHUNK, -1, -1, -1), past)
+        for i, state in enumerate(states):
+            state.carried = state.carried._replace(encoder=_only(after.encoder, i))
+        return latents.unsqueeze(2)
+
+    def decode(self, states: Sequence[TinyCodecState], latents: Tensor) -> Tensor:
+        past = AutoencoderState(decoder=_gathered([state.carried.decoder for state in states]))
+        first = not states[0].decoding
+        frames, after = self._model.decode(latents.squeeze(2), past)
+        for i, state in enumerate(states):
+            state.carried = state.carried._replace(decoder=_only(after.decoder, i))
+            state.decoding = True
+        return frames[:, -1:] if first else frames
+
+
+def _gathered(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """States (1, ...) of several streams as one batch; None where they begin."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    assert len(known) == len(parts), "streams that begin and streams that go on do not share a batch"
+    return torch.cat(known) if len(known) > 1 else known[0]
+
+
+def _only(batch: Tensor | None, i: int) -> Tensor | None:
+    """Row i with a memory of its own, so that no stream keeps another's alive."""
+    return None if batch is None else batch[i : i + 1].clone() if len(batch) > 1 else batch

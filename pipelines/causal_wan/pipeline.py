@@ -20,8 +20,8 @@ from pipelines.causal_wan.autoencoder import (
     CHUNK,
     SPACE,
     AutoencoderGeometry,
-    AutoencoderState,
     StreamingAutoencoder,
+    TinyCodec,
     channels_last,
 )
 from pipelines.causal_wan.cache import RollingKVCache
@@ -29,8 +29,9 @@ from pipelines.causal_wan.device import choose_device, choose_dtype
 from pipelines.causal_wan.dit import CausalWanModel, TextContext
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
 from pipelines.causal_wan.noise import NoiseController, NoiseGeometry
+from pipelines.causal_wan.parts import Codec, TextEncoder
 from pipelines.causal_wan.sampler import add_noise, clean_from, draw_noise, sigma_at
-from pipelines.causal_wan.tiny_text import TextGeometry, TinyTextEncoder
+from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
 from pipelines.registry import Preset
 from streamgen.core import Params, PipelineSpec, Pixels, Row
 from streamgen.errors import ParamsError
@@ -49,9 +50,10 @@ class StreamState:
     context: TextContext
     cache: RollingKVCache
     noise: NoiseController
+    codec: Any
+    """What the codec carries from chunk to chunk."""
     slots: list[int] = field(default_factory=list)
     """KV slots of the steps, taken as steps are first run."""
-    codec: AutoencoderState = field(default_factory=AutoencoderState)
     noises: dict[int, Tensor] = field(default_factory=dict)
     """The stream's noise for each step, drawn once: a still scene stays still."""
     first: bool = True
@@ -62,9 +64,9 @@ class StreamState:
 class Models:
     """The weights, shared by all streams."""
 
-    autoencoder: StreamingAutoencoder
+    codec: Codec
     dit: CausalWanModel
-    text: TinyTextEncoder
+    text: TextEncoder
 
 
 class CausalWanPipeline:
@@ -96,7 +98,8 @@ class CausalWanPipeline:
     def open(self, params: Params) -> StreamState:
         self._spec.check(params)
         cache = self._cache(params)
-        return StreamState(params, self._context(params.prompt), cache, NoiseController(self._noise_geometry))
+        noise = NoiseController(self._noise_geometry)
+        return StreamState(params, self._context(params.prompt), cache, noise, self._models.codec.open())
 
     @torch.inference_mode()
     def update(self, state: StreamState, params: Params) -> None:
@@ -112,8 +115,8 @@ class CausalWanPipeline:
 
     @torch.inference_mode()
     def encode(self, chunks: Sequence[tuple[StreamState, Pixels]]) -> list[Row[StreamState]]:
-        padded = [self._padded(state, frames) for state, frames in chunks]
-        latents = _grouped(padded, lambda frames: frames.shape, lambda at: self._encode_group(chunks, padded, at))
+        full = [self._full(state, frames) for state, frames in chunks]
+        latents = _grouped(full, lambda frames: frames.shape, lambda at: self._encode_group(chunks, full, at))
         return [self._row(state, frames, latent) for (state, frames), latent in zip(chunks, latents, strict=True)]
 
     @torch.inference_mode()
@@ -125,8 +128,10 @@ class CausalWanPipeline:
 
     @torch.inference_mode()
     def decode(self, rows: Sequence[Row[StreamState]]) -> list[Pixels]:
-        pictures = _grouped(rows, lambda row: row.latent.shape, lambda at: self._decode_group([rows[i] for i in at]))
-        return [_trimmed(picture, row) for picture, row in zip(pictures, rows, strict=True)]
+        pictures: list[Pixels] = _grouped(
+            rows, lambda row: (row.latent.shape, row.leading), lambda at: self._decode_group([rows[i] for i in at])
+        )
+        return [picture[: row.frames] for picture, row in zip(pictures, rows, strict=True)]
 
     def close(self, state: StreamState) -> None:
         if state.closed:
@@ -148,31 +153,24 @@ class CausalWanPipeline:
         return self._caches[grid]
 
     def _context(self, prompt: str) -> TextContext:
-        embedding, _ = self._models.text([prompt])
-        return self._models.dit.context(embedding)
+        return self._models.dit.context(self._models.text.encode(prompt))
 
-    def _padded(self, state: StreamState, frames: Pixels) -> Pixels:
-        """Four frames: copies of the first come before a stream's first frames, copies of the last after its last."""
-        missing = CHUNK - len(frames)
-        if not 0 <= missing < CHUNK:
-            raise ParamsError("frames", f"a chunk has from 1 to {CHUNK} frames, not {len(frames)}")
+    def _full(self, state: StreamState, frames: Pixels) -> Pixels:
+        """A whole chunk: one frame where the stream begins, else four; copies of its last frame fill up a short one."""
+        whole = self._spec.frames_wanted(state.first)
+        if not 0 < len(frames) <= whole:
+            raise ParamsError("frames", f"this chunk has from 1 to {whole} frames, not {len(frames)}")
         expected = (state.params.height, state.params.width, 3)
         if frames.shape[1:] != expected:
             raise ParamsError("frames", f"are {frames.shape[1:]} instead of {expected}")
-        edge = frames[:1] if state.first else frames[-1:]
-        copies = np.repeat(edge, missing, axis=0)
-        return np.concatenate([copies, frames] if state.first else [frames, copies])
+        return np.concatenate([frames, np.repeat(frames[-1:], whole - len(frames), axis=0)])
 
     def _encode_group(
-        self, chunks: Sequence[tuple[StreamState, Pixels]], padded: Sequence[Pixels], at: list[int]
+        self, chunks: Sequence[tuple[StreamState, Pixels]], full: Sequence[Pixels], at: list[int]
     ) -> Iterable[Tensor]:
-        states = [chunks[i][0] for i in at]
-        frames = torch.from_numpy(np.stack([padded[i] for i in at])).to(self._device).permute(0, 1, 4, 2, 3)
-        past = AutoencoderState(encoder=_gathered([state.codec.encoder for state in states]))
-        latents, after = self._models.autoencoder.encode(frames.to(self._dtype) / 127.5 - 1.0, past)
-        for i, state in enumerate(states):
-            state.codec = state.codec._replace(encoder=_only(after.encoder, i))
-        return latents.unsqueeze(2).split(1)
+        frames = torch.from_numpy(np.stack([full[i] for i in at])).to(self._device).permute(0, 1, 4, 2, 3)
+        states = [chunks[i][0].codec for i in at]
+        return self._models.codec.encode(states, frames.to(self._dtype) / 127.5 - 1.0).split(1)
 
     def _row(self, state: StreamState, frames: Pixels, clean: Tensor) -> Row[StreamState]:
         params = state.params
@@ -224,11 +222,8 @@ class CausalWanPipeline:
         return clean if strength == 1.0 else torch.lerp(row.condition, clean, strength)
 
     def _decode_group(self, rows: list[Row[StreamState]]) -> Iterable[Pixels]:
-        states = [row.state for row in rows]
-        past = AutoencoderState(decoder=_gathered([state.codec.decoder for state in states]))
-        frames, after = self._models.autoencoder.decode(torch.cat([row.latent for row in rows]).squeeze(2), past)
-        for i, state in enumerate(states):
-            state.codec = state.codec._replace(decoder=_only(after.decoder, i))
+        latents = torch.cat([row.latent for row in rows])
+        frames = self._models.codec.decode([row.state.codec for row in rows], latents)
         pictures = (frames.float() * 127.5 + 128.0).clamp_(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)
         return [np.ascontiguousarray(picture) for picture in pictures.cpu().numpy()]
 
@@ -241,17 +236,14 @@ def build_tiny(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
     on, dit = choose_device(device), DiTGeometry.from_settings(settings["dit"])
     dtype, cache = choose_dtype(on), CacheGeometry(**settings["cache"])
     attend = BACKENDS["matmul" if on.type == "cpu" and dtype == torch.bfloat16 else "sdpa"]
-    styles = len(preset.styles) + 1
-    models = Models(
-        StreamingAutoencoder(AutoencoderGeometry(**settings["autoencoder"])),
-        CausalWanModel(dit, attend),
-        TinyTextEncoder(TextGeometry(**settings["text"]), styles),
-    )
-    for name in ("autoencoder", "dit", "text"):
-        model = getattr(models, name)
-        weights.load(model, preset.folder / f"{name}.safetensors")
-        model.to(on, dtype).eval().requires_grad_(False)
-    channels_last(models.autoencoder)
+    styles = len(preset.styles) + 1  # and the photograph
+    autoencoder = StreamingAutoencoder(AutoencoderGeometry(**settings["autoencoder"]))
+    text = TinyTextEncoder(TextGeometry(**settings["text"]), styles)
+    model = CausalWanModel(dit, attend)
+    for name, module in (("autoencoder", autoencoder), ("dit", model), ("text", text)):
+        weights.load(module, preset.folder / f"{name}.safetensors")
+        module.to(on, dtype).eval().requires_grad_(False)
+    models = Models(TinyCodec(channels_last(autoencoder)), model, TinyText(text))
     return CausalWanPipeline(
         _spec(preset, dit, cache, dtype), models, cache, NoiseGeometry(**settings["noise"]), on, dtype
     )
@@ -285,27 +277,9 @@ def _grouped(items: Sequence[T], key: Callable[[T], object], run: Callable[[list
     return results
 
 
-def _gathered(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """States (1, ...) of several streams as one batch; streams at their start count as zeros."""
-    known = next((part for part in parts if part is not None), None)
-    if known is None:
-        return None
-    return torch.cat([torch.zeros_like(known) if part is None else part for part in parts])
-
-
-def _only(batch: Tensor | None, i: int) -> Tensor | None:
-    """Row i with a memory of its own, so that no stream keeps another's alive."""
-    return None if batch is None else batch[i : i + 1].clone() if len(batch) > 1 else batch
-
-
 def _joined(contexts: Sequence[TextContext]) -> TextContext:
     if len(contexts) == 1:
         return contexts[0]
     return [
         (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*contexts, strict=True)
     ]
-
-
-def _trimmed(pictures: Pixels, row: Row[StreamState]) -> Pixels:
-    """Without the copies that filled up a short chunk."""
-    return pictures[-row.frames :] if row.leading else pictures[: row.frames]

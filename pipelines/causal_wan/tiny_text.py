@@ -75,3 +75,13 @@ class TinyTextEncoder(nn.Module):
         flat = torch.tensor([p for word in found for p in word], device=device)
         vectors = self.embedding(flat).split([len(word) for word in found])
         return torch.cat([torch.stack([v.mean(dim=0) for v in vectors]), x[len(tokens) :]])
+
+
+class TinyText:
+    """The encoder as the pipeline's text encoder (parts.TextEncoder)."""
+
+    def __init__(self, model: TinyTextEncoder) -> None:
+        self._model = model
+
+    def encode(self, prompt: str) -> Tensor:
+        return self._model([prompt])[0]

@@ -84,15 +84,15 @@ def to_chunks(frames: Tensor) -> Tensor:
     return chunks.unflatten(1, (-1, CHUNK))
 
 
-def encode_clips(model: StreamingAutoencoder, clips: ClipSet, device: str, batch: int = 16) -> dict[str, Tensor]:
-    """Normalised latents of every style, (clips, 4, C, H/8, W/8) bfloat16, on the CPU."""
+def encode_clips(model: StreamingAutoencoder, clips: ClipSet, device: str, every: int = 1) -> dict[str, Tensor]:
+    """Normalised latents of each `every`-th clip in every style, (clips, 4, C, H/8, W/8) bfloat16, on the CPU."""
     model = model.eval()
-    return {style: torch.cat(list(_encode(model, clips.frames(style), device, batch, style))) for style in STYLES}
+    return {s: torch.cat(list(_encode(model, clips.frames(s)[::every], device, s))) for s in STYLES}
 
 
 @torch.inference_mode()
 def _encode(
-    model: StreamingAutoencoder, frames: NDArray[np.uint8], device: str, batch: int, label: str
+    model: StreamingAutoencoder, frames: NDArray[np.uint8], device: str, label: str, batch: int = 8
 ) -> Iterator[Tensor]:
     for start in tqdm(range(0, len(frames), batch), desc=f"encode {label}", leave=False):
         chunks = to_chunks(torch.from_numpy(np.array(frames[start : start + batch])).to(device))

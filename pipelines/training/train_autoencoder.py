@@ -83,6 +83,6 @@ def _gradient_loss(a: Tensor, b: Tensor) -> Tensor:
 def _normalise(model: StreamingAutoencoder, clips: ClipSet, device: str) -> None:
     model.mean.zero_()
     model.deviation.fill_(1.0)
-    latents = torch.cat([v[::4].flatten(0, 1).float() for v in encode_clips(model, clips, device).values()])
+    latents = torch.cat([v.flatten(0, 1).float() for v in encode_clips(model, clips, device, every=8).values()])
     model.mean.copy_(latents.mean(dim=(0, 2, 3)))
     model.deviation.copy_(latents.std(dim=(0, 2, 3)).clamp_min(1e-3))

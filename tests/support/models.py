@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder
+from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
 from pipelines.causal_wan.noise import NoiseGeometry
 from pipelines.causal_wan.pipeline import CausalWanPipeline, Models
-from pipelines.causal_wan.tiny_text import TextGeometry, TinyTextEncoder
+from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
 from streamgen.core import Params, PipelineSpec
 
 DIT = DiTGeometry(
@@ -32,12 +32,11 @@ DEFAULTS = Params(prompt="oil", width=64, height=64)
 def random_pipeline(cache: CacheGeometry = CACHE, seed: int = 0) -> CausalWanPipeline:
     """Float32 on the CPU; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    models = Models(
-        StreamingAutoencoder(AutoencoderGeometry(latent_channels=8, width=16, frame_width=8)),
-        CausalWanModel(DIT),
-        TinyTextEncoder(TextGeometry(buckets=64, dim=16, layers=1, heads=2, length=6), 3),
-    )
-    for model in (models.autoencoder, models.dit, models.text):
+    autoencoder = StreamingAutoencoder(AutoencoderGeometry(latent_channels=8, width=16, frame_width=8))
+    dit = CausalWanModel(DIT)
+    text = TinyTextEncoder(TextGeometry(buckets=64, dim=16, layers=1, heads=2, length=6), 3)
+    for model in (autoencoder, dit, text):
         model.eval().requires_grad_(False)
+    models = Models(TinyCodec(autoencoder), dit, TinyText(text))
     spec = PipelineSpec("random", 4, 1, 16, 256 * 256, 16.0, 0, DEFAULTS)
     return CausalWanPipeline(spec, models, cache, NoiseGeometry(), torch.device("cpu"), torch.float32)
