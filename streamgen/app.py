@@ -20,7 +20,7 @@ from streamgen.clock import MonotonicClock
 from streamgen.config import Config
 from streamgen.core import Pipeline
 from streamgen.engine import Engine
-from streamgen.errors import PresetError, StreamgenError
+from streamgen.errors import EngineError, PresetError, StreamgenError
 from streamgen.metrics import Metrics
 from streamgen.scheduler.cost import CostModel, Shape
 from streamgen.scheduler.loop import Loop
@@ -54,7 +54,7 @@ def preset_infos() -> list[PresetInfo]:
 
 
 def serve(config: Config, announce: Callable[[str], None], factory: Factory | None = None) -> None:
-    """Runs the service until SIGINT or SIGTERM. `announce` gets the one line that says it is ready, and where.
+    """Runs the service until SIGINT or SIGTERM. `announce` gets its URL when it is ready.
 
     `factory` builds the pipeline, in the engine's process (so it must be picklable); the preset's by default.
     Raises StreamgenError where it cannot start, or can no longer run.
@@ -88,22 +88,30 @@ async def _serve(config: Config, listener: socket.socket, factory: Factory, anno
             timeout_graceful_shutdown=int(SHUTDOWN_TIMEOUT_S),
         )
     )
-    async with _running(server.serve([listener]), "web") as web, _stop_signals() as stopped:
+    async with _stop_signals() as stopped, _running(server.serve([listener]), "web") as web:
         try:
-            async with _running(engine.start(), "engine-start") as started:
-                await _first_of(started, web, stopped)
-            if started.cancelled():
-                return
-            _calibrate(scheduler, engine)
-            announce(f"ready: {url_of(config.host, listener)}")
-            async with _running(scheduler.run(), "scheduler") as scheduling:
-                await _first_of(scheduling, web, stopped)
-                await service.stop("the service is stopping")
+            await _serve_sessions(engine, scheduler, stopped, web, lambda: announce(url_of(config.host, listener)))
         finally:
             await service.stop("the service is stopping")
             await engine.stop()
             server.should_exit = True
             await asyncio.wait([web], timeout=2 * SHUTDOWN_TIMEOUT_S)
+
+
+async def _serve_sessions(
+    engine: Engine, scheduler: Loop, stopped: asyncio.Task[Any], web: asyncio.Task[Any], ready: Callable[[], None]
+) -> None:
+    """Starts the engine, then schedules, until one of the tasks ends. Raises StreamgenError where the engine cannot."""
+    async with _running(engine.start(), "engine-start") as started:
+        await _first_of(started, web, stopped)
+        if not started.done():
+            return
+    _calibrate(scheduler, engine)
+    ready()
+    async with _running(scheduler.run(), "scheduler") as scheduling:
+        await _first_of(scheduling, web, stopped)
+    if not stopped.done():
+        raise EngineError("the service cannot go on; its log says why")
 
 
 class Server(uvicorn.Server):

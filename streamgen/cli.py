@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
     except ConfigError as error:
-        _complain(error.message)
+        complain(error.message)
         return WRONG_USAGE
     except StreamgenError as error:
-        _complain(error.message)
+        complain(error.message)
         return FAILED
     except KeyboardInterrupt:
         return 130
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exits with status 2."""
-        _complain(f"{message}; see {self.prog} --help")
+        complain(f"{message}; see {self.prog} --help")
         raise SystemExit(WRONG_USAGE)
 
 
@@ -143,10 +143,10 @@ def _serve(arguments: argparse.Namespace) -> int:
         start_timeout_s=arguments.start_timeout_s,
         threads=arguments.threads,
     )
-    _log_to_stderr(verbose=arguments.verbose)
+    log_to_stderr(verbose=arguments.verbose)
     if config.host not in LOOPBACK and config.token is None:
         print(f"note: whoever can reach {config.host} can use this service; set --token", file=sys.stderr)
-    _load("streamgen.app").serve(config, lambda line: print(line, flush=True))
+    _load("streamgen.app").serve(config, lambda url: print(f"ready: {url}", flush=True))
     return DONE
 
 
@@ -179,7 +179,8 @@ def _load(module: str) -> ModuleType:
         raise MissingExtraError(f"{error.name} is missing; install it with: pip install 'streamgen[serve]'") from None
 
 
-def _log_to_stderr(*, verbose: bool) -> None:
+def log_to_stderr(*, verbose: bool) -> None:
+    """Logs warnings, or with `verbose` what happens too; of libraries only what is ours to know."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True
     )
@@ -187,7 +188,8 @@ def _log_to_stderr(*, verbose: bool) -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
-def _complain(message: str) -> None:
+def complain(message: str) -> None:
+    """One line on stderr."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 

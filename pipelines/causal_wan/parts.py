@@ -14,7 +14,7 @@ from torch import Tensor
 class Codec(Protocol):
     """A causal streaming VAE: 8x in space, 4 frames a latent frame, except the first, which stands for one frame.
 
-    Weights hold no stream's state: a state is made by `open`, owned by the caller, and changed by `encode` and `decode`.
+    Weights hold no stream's state: `open` makes a state, the caller owns it, `encode` and `decode` change it.
     """
 
     @property

@@ -18,6 +18,12 @@ from streamgen.client.control import CHANNEL
 from streamgen.client.jitter import release_on_marker
 from streamgen.errors import ConnectError
 
+SDP_ERRORS = (
+    # what aiortc's parser raises, which asserts and indexes where a line is broken
+    *(ValueError, KeyError, IndexError, AssertionError),
+    *(InvalidAccessError, InvalidStateError, OperationError),
+)
+
 
 class Peer:
     """Sends `track`; what comes back is handed to `on_track`. `on_lost(error)` is called once if the connection ends
@@ -45,8 +51,9 @@ class Peer:
         """Takes the service's answer; the track on which results come. Raises ConnectError."""
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
-        except (ValueError, InvalidAccessError, InvalidStateError, OperationError) as error:
-            raise ConnectError(f"the service's answer cannot be used: {error}") from None
+        except SDP_ERRORS as error:
+            why = str(error) or type(error).__name__
+            raise ConnectError(f"the service's answer cannot be used: {why}") from None
         if self._transceiver.currentDirection != "sendrecv":
             raise ConnectError("the service's answer cannot be used: it does not send video back")
         return self._transceiver.receiver.track

@@ -117,7 +117,7 @@ class Session:
         try:
             await self._peer.connected(self._options.connect_timeout_s)
         except BaseException:
-            pass
+            self._drain.cancel()
             await asyncio.wait([self._drain])
             raise
         self._track.on("ended", self._source_ended)
@@ -253,7 +253,7 @@ class Session:
     async def _close(self, known_to_service: bool) -> None:
         await _release(self._api, self._peer, self._source, self.id if known_to_service else None)
         if self._drain is not None:
-            pass
+            self._drain.cancel()
             await asyncio.wait([self._drain])
         self._results.close()
         self._events.close()

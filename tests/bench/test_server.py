@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,10 +42,13 @@ async def test_a_program_that_cannot_be_run():
             pass
 
 
-async def test_the_server_is_ended_also_when_the_run_fails():
+async def test_the_server_is_asked_to_end_also_when_the_run_fails(tmp_path: Path):
+    ended = tmp_path / "ended"
+    tidy = f"import signal; signal.signal(signal.SIGTERM, lambda *_: (open({str(ended)!r}, 'w'), exit(0))); "
     with pytest.raises(RuntimeError, match="the run"):
-        async with running(python(READY + "time.sleep(60)"), 30):
+        async with running(python(tidy + READY + "time.sleep(60)"), 30):
             raise RuntimeError("the run failed")
+    assert ended.exists()
 
 
 def test_it_is_our_own_server_on_a_free_port():

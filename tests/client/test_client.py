@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import socket
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -182,6 +183,7 @@ async def test_closing_ends_the_session_and_its_reader(service: EchoService):
         await asyncio.gather(session.close(), session.close())
         assert await reading >= 1
         await session.close()
+        await until(lambda: not [it for it in threading.enumerate() if it.name.startswith("streamgen-")])
     assert service.deleted == [session.id]
 
 
