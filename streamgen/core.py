@@ -197,7 +197,7 @@ class Row(Generic[S]):
 class Pipeline(Protocol[S]):
     """A model that restyles streams. Weights are shared and immutable; all state is in the S that the caller owns.
 
-    Not thread-safe. Rows of different states may be mixed in one call; rows of one state must come in the order of time.
+    Not thread-safe. Rows of different states may be mixed in one call; those of one state come in the order of time.
     """
 
     @property
@@ -208,7 +208,7 @@ class Pipeline(Protocol[S]):
         ...
 
     def update(self, state: S, params: Params) -> None:
-        """New parameters from the next chunk on, without a cut. A new width or height is a ParamsError: open a new state."""
+        """New parameters from the next chunk on, without a cut. A new size is a ParamsError: open a new state."""
         ...
 
     def encode(self, chunks: Sequence[tuple[S, Pixels]]) -> list[Row[S]]:

@@ -89,7 +89,7 @@ class Session:
         self._alone = False
         self._failures = 0
         self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 2)
-        self._outbox = Outbox(2 * max(spec.chunk_frames, spec.first_chunk_frames))
+        self._outbox = Outbox(3 * max(spec.chunk_frames, spec.first_chunk_frames))
         self._updates = Updates()
         self._last_ran: Ran | None = None
         self.last_frame_at = clock.now()

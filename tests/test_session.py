@@ -89,8 +89,8 @@ async def test_results_that_nobody_takes_do_not_pile_up() -> None:
     for _ in range(5):
         feed(session, clock, 4)
         run_chunk(session)
-    assert session.stats().drops == {"late": 12}
-    assert await hand_over_all(session) == list(range(12, 20))
+    assert session.stats().drops == {"late": 8}
+    assert await hand_over_all(session) == list(range(8, 20))
 
 
 async def test_an_update_holds_from_the_first_frame_of_the_next_chunk() -> None:

@@ -13,6 +13,7 @@ from streamgen.metrics import Metrics
 from streamgen.session import Session
 from streamgen.web import Opened, create_app
 from tests.support.service import SMALL, ManualClock, feed, make_session
+from tests.support.webrtc import until
 
 
 class FakeBackend:
@@ -93,8 +94,7 @@ async def test_a_patch_answers_when_it_holds(http: httpx.AsyncClient, backend: F
     session = backend.sessions["abc"]
     feed(session, ManualClock(), 4)
     patch = asyncio.create_task(http.patch("/api/sessions/abc", json={"params": {"prompt": "ink"}}))
-    while not len(session._updates):
-        await asyncio.sleep(0)
+    await until(lambda: len(session._updates))
     session.submit([0, 1, 2, 3])
     answer = await patch
     assert answer.status_code == 200

@@ -1,49 +1,66 @@
-"""Loading weights, strictly: what is missing, extra or of another shape is an error that names it."""
+"""Weights into models, strictly: what is missing, extra or of another shape is an error that names it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor, nn
 
+from pipelines.causal_wan.tensorfile import Shape, open_tensors
 from streamgen.errors import WeightsError
 
 _SHOWN = 5
 
+_CPU = torch.device("cpu")
+
 
 def load(model: nn.Module, path: Path) -> dict[str, str]:
-    """Fills `model` from the safetensors file, in the model's dtype. Returns its metadata. Raises WeightsError."""
-    tensors, metadata = _read(path)
-    expected = model.state_dict()
-    problems = [
-        *_named("missing", [key for key in expected if key not in tensors]),
-        *_named("unknown", [key for key in tensors if key not in expected]),
-        *_named("of another shape", [
-            f"{key} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
-            for key, value in tensors.items() if key in expected and value.shape != expected[key].shape
-        ]),
-    ]  # fmt: skip
-    if problems:
-        raise WeightsError(f"{path.name} does not fit the model: {'; '.join(problems)}")
-    model.load_state_dict({key: value.to(expected[key].dtype) for key, value in tensors.items()}, assign=True)
-    return metadata
+    """Fills `model` from a file of its own names, on the CPU, in the model's format. Returns the file's metadata.
 
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    Raises WeightsError.
+    """
     if not path.is_file():
         raise WeightsError(
             f"weights not found: {path}; train them with scripts/train_tiny.py or install the package again"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path.name} is no readable safetensors file: {error}") from error
+    file, expected = open_tensors(path), model.state_dict()
+    check_fit(file.name, file.shapes, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    fill(model, {name: file.read(name, _CPU, tensor.dtype) for name, tensor in expected.items()})
+    return dict(file.metadata)
 
 
-def _named(problem: str, keys: list[str]) -> list[str]:
-    if not keys:
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Makes `tensors`, one for every parameter and buffer, the model's own; nothing is copied.
+
+    The model may be on torch's meta device: it is then where its tensors are.
+    """
+    model.load_state_dict(tensors, strict=True, assign=True)
+    model.requires_grad_(False)
+
+
+def check_fit(name: str, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    """Raises WeightsError, naming the file `name` and its tensors, where `found` is not just what is `expected`."""
+    problems = [
+        *_named("missing", (key for key in expected if key not in found)),
+        *_named("unknown", (key for key in found if key not in expected)),
+        *_named(
+            "of another shape",
+            (
+                f"{key} {shape} instead of {expected[key]}"
+                for key, shape in found.items()
+                if key in expected and shape != expected[key]
+            ),
+        ),
+    ]
+    if problems:
+        raise WeightsError(f"{name} does not fit the model: {'; '.join(problems)}")
+
+
+def _named(problem: str, keys: Iterable[str]) -> list[str]:
+    named = list(keys)
+    if not named:
         return []
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return [f"{problem}: {', '.join(keys[:_SHOWN])}{more}"]
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    return [f"{problem}: {', '.join(named[:_SHOWN])}{more}"]

@@ -45,7 +45,7 @@ async def running(command: Sequence[str], start_timeout_s: float) -> AsyncIterat
             if not exit_.done():
                 raise ConnectError(f"the server was not ready within {start_timeout_s:g} s")
             await asyncio.wait(readers)
-            why = complaints[-1] if complaints else "it said nothing"
+            why = complaints[-1].removeprefix("error: ") if complaints else "it said nothing"
             raise ConnectError(f"the server did not start (exit {process.returncode}): {why}")
         yield url.result()
     finally:

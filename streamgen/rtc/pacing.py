@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-
-from streamgen.statistics import percentile
+from dataclasses import dataclass
 
 JUMP_S = 2.0
-"""A media timestamp this far off its expected place begins a new time line."""
+"""A media timestamp this far before its expected place begins a new time line."""
 
 
 class Decimator:
@@ -32,45 +31,71 @@ class Decimator:
         return True
 
 
+@dataclass(slots=True)
+class Group:
+    """Results that came out of the engine together: a chunk."""
+
+    finished: float
+    """Seconds on the local clock."""
+    first: float
+    """Smallest media timestamp (s)."""
+    last: float
+    """Largest media timestamp (s)."""
+
+    @property
+    def transit(self) -> float:
+        """Time from the media timestamp of the first frame, which waited for the others, to the coming out (s)."""
+        return self.finished - self.first
+
+
 class Pacer:
     """Shows results at the distances that their frames had at the source, as early as can be kept up.
 
-    A result's transit is the time from its media timestamp to its coming out of the engine (their clocks' offset
-    included). The first frame of a chunk has the longest: it waited for the others. Shown with the delay of the slow
-    transits lately, all come evenly. The delay follows what is measured: up at once, down by a share of the time.
+    Every result is shown a delay after its media timestamp (the offset of the two clocks included). The delay is that
+    of the second slowest chunk lately: one hiccup is shown late instead of delaying everything after it. It rises at
+    once and falls by a share of the time. Where it would hold a result longer than a chunk needs (the source made up
+    for a stall, or began a new time line), it begins anew.
     """
 
-    WINDOW_S = 3.0
-    """Transits of this much media time count."""
-    SHARE = 0.95
-    """The delay covers this share of the transits; what is slower than that is shown late."""
-    FALL = 0.1
+    WINDOW_S = 4.0
+    """Chunks of this much media time count."""
+    FALL = 0.15
     """Seconds per second of media time by which the delay falls, so that pictures do not visibly speed up."""
+    SLACK_S = 0.3
+    """A result is held for at most the span of a chunk and this: what chunks may differ by in the time they take."""
 
     def __init__(self) -> None:
-        self._transits: deque[tuple[float, float]] = deque(maxlen=512)
+        self._groups: deque[Group] = deque(maxlen=256)
         self._delay = 0.0
-        self._last: float | None = None
 
     def schedule(self, media_time: float, finished: float) -> float:
         """When to show the result of the frame at `media_time` (s) that came out at `finished` (s, local clock).
 
-        Results come in the order of their frames; so do the answers, on the local clock. Never before `finished`.
+        Results come in the order of their frames. Never before `finished`.
         """
-        transit = finished - media_time
-        if self._last is None or self._jumped(media_time, transit):
-            self._transits.clear()
-            self._delay = transit
-            self._last = media_time
-        elapsed = max(0.0, media_time - self._last)
-        self._last = max(media_time, self._last)
-        self._transits.append((media_time, transit))
-        while self._transits[0][0] < media_time - self.WINDOW_S:
-            self._transits.popleft()
-        wanted = percentile(sorted(value for _, value in self._transits), self.SHARE)
-        self._delay = max(wanted, self._delay - self.FALL * elapsed)
+        elapsed = media_time - self._groups[-1].last if self._groups else 0.0
+        self._note(media_time, finished)
+        self._delay = max(self._wanted(), self._delay - self.FALL * max(0.0, elapsed))
+        hold = media_time + self._delay - finished
+        if hold > self._longest_hold() or hold < -JUMP_S or elapsed < -JUMP_S:
+            self._groups.clear()
+            self._note(media_time, finished)
+            self._delay = finished - media_time
         return max(finished, media_time + self._delay)
 
-    def _jumped(self, media_time: float, transit: float) -> bool:
-        assert self._last is not None
-        return abs(transit - self._delay) > JUMP_S or media_time < self._last - JUMP_S
+    def _note(self, media_time: float, finished: float) -> None:
+        groups = self._groups
+        if groups and groups[-1].finished == finished:
+            groups[-1].first = min(groups[-1].first, media_time)
+            groups[-1].last = max(groups[-1].last, media_time)
+        else:
+            groups.append(Group(finished, media_time, media_time))
+        while groups[0].last < media_time - self.WINDOW_S:
+            groups.popleft()
+
+    def _wanted(self) -> float:
+        transits = sorted(group.transit for group in self._groups)
+        return transits[-2] if len(transits) > 1 else transits[-1]
+
+    def _longest_hold(self) -> float:
+        return max(group.last - group.first for group in self._groups) + self.SLACK_S

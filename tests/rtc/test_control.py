@@ -97,7 +97,7 @@ async def test_nonsense_is_answered_and_changes_nothing() -> None:
 
 
 async def test_verbs() -> None:
-    session, channel, control = join()
+    session, _, control = join()
     control.receive('{"type": "pause"}')
     assert session.state == "paused"
     control.receive('{"type": "resume"}')
@@ -107,7 +107,7 @@ async def test_verbs() -> None:
 
 
 async def test_only_the_first_channel_named_control_counts() -> None:
-    session, channel, control = join()
+    _, _, control = join()
     for other in (FakeChannel("chat"), FakeChannel()):
         control.attach(other)  # type: ignore[arg-type]
         assert other.handlers == {}

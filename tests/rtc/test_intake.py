@@ -12,6 +12,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from streamgen.rtc.intake import Intake
 from streamgen.session import Session
 from tests.support.service import SMALL, ManualClock, make_session, settled
+from tests.support.webrtc import until
 
 
 class Camera(MediaStreamTrack):
@@ -45,8 +46,7 @@ class Camera(MediaStreamTrack):
 async def drain(session: Session, camera: Camera, frames: int) -> None:
     """Runs the intake until all frames of the camera were sorted, and ends it."""
     intake = asyncio.create_task(Intake(camera, session, ManualClock()).run())
-    while session.statistics.frames_in < frames:
-        await asyncio.sleep(0.001)
+    await until(lambda: session.statistics.frames_in >= frames)
     while True:  # the last one may still be scaled
         before = (len(session._inbox), sum(session.statistics.drops.values()))
         await asyncio.sleep(0.05)
@@ -132,8 +132,7 @@ async def test_frames_without_a_timestamp_get_their_time_of_arrival() -> None:
 async def test_cancelling_in_the_middle_leaves_nothing_unaccounted() -> None:
     session, camera = connected_session(), Camera(20, size=(1080, 1920))
     intake = asyncio.create_task(Intake(camera, session, ManualClock()).run())
-    while session.statistics.frames_in < 20:
-        await asyncio.sleep(0)
+    await until(lambda: session.statistics.frames_in >= 20)
     intake.cancel()
     await asyncio.wait([intake])
     session.close()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 
-from pipelines.fake import Fault, FakePipeline, restyle
+from pipelines.fake import FakePipeline, Fault, restyle
 from streamgen.core import Params
 from streamgen.metrics import Metrics
 from streamgen.scheduler.cost import CostModel, Shape

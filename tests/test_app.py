@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from streamgen import app
+from streamgen.app import ListenError, listen, pages, url_of
+from tests.support.webrtc import client, until
+
+ROOT = Path(__file__).parents[1]
+
+
+class Server:
+    """A service in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.out: list[str] = []
+        self.err: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return self.out[0].removeprefix("ready: ")
+
+    def ports(self) -> list[int]:
+        """TCP ports on which the process listens."""
+        inodes = set()
+        for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                inodes.add(str(entry.readlink()).removeprefix("socket:[").rstrip("]"))
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return [int(words[1].split(":")[1], 16) for words in lines if words[9] in inodes and words[3] == "0A"]
+
+    def worker(self) -> int:
+        """Process id of the engine's worker."""
+        lists = [path.read_text() for path in Path(f"/proc/{self.process.pid}/task").glob("*/children")]
+        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in " ".join(lists).split()}
+        return next(pid for pid, command in commands.items() if b"spawn_main" in command)
+
+    async def read(self, stream: asyncio.StreamReader, lines: list[str]) -> None:
+        while line := await stream.readline():
+            lines.append(line.decode().rstrip())
+
+
+@asynccontextmanager
+async def server(kind: str) -> AsyncIterator[Server]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.fake_server", kind),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    made = Server(process)
+    assert process.stdout
+    assert process.stderr
+    readers = [
+        asyncio.create_task(made.read(process.stdout, made.out)),
+        asyncio.create_task(made.read(process.stderr, made.err)),
+    ]
+    try:
+        yield made
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await asyncio.gather(*readers)
+
+
+def test_the_service_itself_never_loads_torch() -> None:
+    check = "import sys, streamgen.app, streamgen.cli; assert not {'torch', 'diffusers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
+
+
+def test_a_busy_port_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ListenError, match=f"^port {port} is in use; choose another with --port$"):
+            listen("127.0.0.1", port)
+
+
+def test_a_host_that_is_not_there_says_what_to_do() -> None:
+    with pytest.raises(ListenError, match="--host"):
+        listen("no.such.host.invalid", 0)
+    with pytest.raises(ListenError, match="--host"):
+        listen("198.51.100.1", 0)
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_url_can_be_opened(host: str, shown: str) -> None:
+    with listen("127.0.0.1", 0) as listener:
+        assert url_of(host, listener) == f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def test_the_page_is_found_in_a_checkout_and_in_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (pages() / "index.html").is_file()
+    (tmp_path / "streamgen" / "_web").mkdir(parents=True)
+    monkeypatch.setattr(app, "__file__", str(tmp_path / "streamgen" / "app.py"))
+    assert pages() == tmp_path / "streamgen" / "_web"
+
+
+async def test_the_page_is_there_while_the_engine_starts() -> None:
+    async with server("slow_start") as service, httpx.AsyncClient(trust_env=False) as http:
+        await until(lambda: service.process.returncode is None and service.ports())
+        address = f"http://127.0.0.1:{service.ports()[0]}"
+        answer = await http.get(f"{address}/readyz")
+        assert (answer.status_code, answer.json()) == (503, {"status": "starting"})
+        assert (await http.get(address)).status_code == 200
+        answer = await http.post(f"{address}/api/sessions", json={"sdp": "x"})
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "2"
+        await until(lambda: service.out)
+        assert service.out == [f"ready: {address}"]
+        assert (await http.get(f"{address}/readyz")).json() == {"status": "ready"}
+
+
+async def test_an_engine_that_cannot_start_is_one_line_and_exit_1() -> None:
+    async with server("broken") as service:
+        assert await service.process.wait() == 1
+        await until(lambda: service.err)
+        assert service.err == ["error: weights are missing: dit.safetensors; run scripts/train_tiny.py"]
+        assert service.out == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_while_the_engine_starts_ends_it_cleanly(number: signal.Signals) -> None:
+    async with server("slow_start") as service, httpx.AsyncClient(trust_env=False) as http:
+        await until(service.ports)
+        await http.get(f"http://127.0.0.1:{service.ports()[0]}/readyz")
+        service.process.send_signal(number)
+        assert await service.process.wait() == 0
+        assert service.err == []
+
+
+async def test_a_whole_session_a_killed_worker_and_the_end() -> None:
+    async with server("working") as service, httpx.AsyncClient(trust_env=False) as http, client() as peer:
+        await until(lambda: service.out)
+        body = {"sdp": await peer.offer(), "params": {"width": 64, "height": 64, "prompt": "ink"}}
+        answer = await http.post(f"{service.url}/api/sessions", json=body)
+        assert answer.status_code == 201
+        path = service.url + answer.headers["location"]
+        await peer.accept(answer.json()["sdp"])
+        await until(lambda: len(peer.frames) >= 8, "the first result")
+
+        os.kill(service.worker(), signal.SIGKILL)
+        await until(lambda: peer.heard("restarted"), "the restart")
+        before = len(peer.frames)
+        await until(lambda: len(peer.frames) >= before + 8, "the stream's going on")
+
+        answer = await http.patch(path, json={"params": {"prompt": "oil", "noise": 0.3}})
+        assert answer.status_code == 200
+        assert answer.json()["params"]["prompt"] == "oil"
+        stats = (await http.get(path)).json()["stats"]
+        assert stats["state"] == "live"
+        assert stats["frames_out"] >= before
+        metrics = (await http.get(f"{service.url}/metrics")).text
+        assert "streamgen_engine_restarts_total 1.0" in metrics
+
+        service.process.send_signal(signal.SIGTERM)
+        await until(lambda: peer.heard("closing"), "the farewell")
+        assert await service.process.wait() == 0
+        assert not [line for line in service.err if "Traceback" in line or "ERROR" in line]

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import socket
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from streamgen import app, cli
+from streamgen.config import Config
+from streamgen.errors import PresetError
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str, environ: dict[str, str] | None = None) -> tuple[int, str, str]:
+    try:
+        status = cli.main(words, environ or {})
+    except SystemExit as exit_:
+        status = int(exit_.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Configurations with which the service would have been started."""
+    configs: list[Config] = []
+    monkeypatch.setattr(app, "serve", lambda config, announce: configs.append(config))
+    monkeypatch.setattr(cli, "log_to_stderr", lambda verbose: None)
+    return configs
+
+
+def test_serve_has_the_defaults_of_its_configuration(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
+    assert run(capsys, "serve") == (0, "", "")
+    assert served == [Config()]
+
+
+def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
+    words = (
+        "serve --preset tiny --host 0.0.0.0 --port 9000 --device cpu --threads 2 --max-sessions 7 --token secret"
+        " --allow-origin https://a.example --allow-origin https://b.example --ice-server stun:s.example"
+        " --connect-timeout-s 1 --idle-timeout-s 2 --job-timeout-s 3 --start-timeout-s 4"
+    )
+    assert run(capsys, *words.split())[0] == 0
+    assert served == [
+        Config(
+            "tiny",
+            "0.0.0.0",
+            9000,
+            "cpu",
+            7,
+            "secret",
+            ("https://a.example", "https://b.example"),
+            ("stun:s.example",),
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+            2,
+        )
+    ]
+
+
+def test_the_token_may_come_from_the_environment(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
+    run(capsys, "serve", environ={"STREAMGEN_TOKEN": "hush"})
+    run(capsys, "serve", environ={"STREAMGEN_TOKEN": ""})
+    assert [config.token for config in served] == ["hush", None]
+    assert "hush" not in run(capsys, "serve", "--help", environ={"STREAMGEN_TOKEN": "hush"})[1]
+
+
+def test_an_open_service_on_an_open_address_is_pointed_out(
+    capsys: pytest.CaptureFixture[str], served: list[Config]
+) -> None:
+    assert "--token" in run(capsys, "serve", "--host", "0.0.0.0")[2]
+    assert run(capsys, "serve", "--host", "0.0.0.0", "--token", "x")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((), "COMMAND"),
+        (("fly",), "fly"),
+        (("serve", "--port", "x"), "--port"),
+        (("serve", "--port", "99999"), "--port must be from 0 to 65535"),
+        (("serve", "--max-sessions", "0"), "--max-sessions"),
+        (("serve", "--ice-server", "http://x"), "--ice-server"),
+        (("serve", "--job-timeout-s", "0"), "--job-timeout-s"),
+        (("models",), "COMMAND"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], why: str
+) -> None:
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert why in err
+
+
+def test_a_busy_port_is_one_line_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert run(capsys, "serve", "--port", str(port)) == (
+            1,
+            "",
+            f"error: port {port} is in use; choose another with --port\n",
+        )
+
+
+def test_an_unknown_preset_is_one_line_that_names_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "serve", "--preset", "gigantic", "--port", "0")
+    assert status == 1
+    assert err == "error: no preset 'gigantic'; there are " + ", ".join(p.name for p in app.preset_infos()) + "\n"
+
+
+def test_errors_of_several_lines_are_told_in_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise PresetError("first\n  second")
+
+    monkeypatch.setattr(app, "serve", fail)
+    assert run(capsys, "serve") == (1, "", "error: first second\n")
+
+
+def test_ctrl_c_needs_no_trace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "serve", interrupt)
+    assert run(capsys, "serve") == (130, "", "")
+
+
+def test_models_are_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "models", "list")
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == [preset.name for preset in app.preset_infos()]
+
+
+def test_doctor_reports_and_tells_by_its_status(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "doctor")
+    assert status == 0
+    assert "can run streamgen" in out
+
+
+@pytest.mark.parametrize("module", ["streamgen.offline", "streamgen.bench.cli"])
+def test_other_commands_are_handed_to_their_modules(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    class Fake(ModuleType):
+        @staticmethod
+        def add_arguments(parser: Any) -> None:
+            parser.add_argument("--level", type=int)
+
+        @staticmethod
+        def run(arguments: Any) -> int:
+            return int(arguments.level)
+
+    monkeypatch.setitem(sys.modules, module, Fake(module))
+    command = {"streamgen.offline": "run", "streamgen.bench.cli": "bench"}[module]
+    assert run(capsys, command, "--level", "1")[0] == 1
+
+
+def test_a_missing_extra_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> ModuleType:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli.importlib, "import_module", missing)
+    status, _, err = run(capsys, "doctor")
+    assert (status, err) == (1, "error: torch is missing; install it with: pip install 'streamgen[serve]'\n")
