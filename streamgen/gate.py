@@ -73,7 +73,10 @@ class Gate:
         return None
 
     def _may_use(self, origin: str, headers: Headers) -> bool:
-        own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+        try:
+            own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+        except ValueError:  # no URL
+            return False
         return own or origin.lower() in self._allowed
 
     def _shared_with(self, headers: Headers) -> str | None:

@@ -19,13 +19,11 @@ from starlette.exceptions import HTTPException
 from streamgen import __version__
 from streamgen.errors import (
     BusyError,
-    ConfigError,
     EngineError,
     OfferError,
     ParamsError,
     SessionNotFoundError,
     StreamgenError,
-    UnauthorizedError,
 )
 from streamgen.gate import Gate, error_response
 from streamgen.metrics import Metrics
@@ -36,11 +34,9 @@ ParamValues = dict[str, str | int | float | bool]
 STATUSES: Mapping[type[StreamgenError], int] = {
     ParamsError: 422,
     OfferError: 400,
-    UnauthorizedError: 401,
     SessionNotFoundError: 404,
     BusyError: 503,
     EngineError: 503,
-    ConfigError: 500,
 }
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from fractions import Fraction
 
 import av
 from aiortc.mediastreams import MediaStreamError, VideoStreamTrack
 from av.video.reformatter import VideoReformatter
 
-from streamgen.core import Clock, Pixels
+from streamgen.core import Clock, Frame
 from streamgen.rtc.pacing import Pacer
 from streamgen.session import Session
 
@@ -31,16 +30,17 @@ class OutputTrack(VideoStreamTrack):
             if finished is None:
                 self.stop()
                 raise MediaStreamError
-            frame = finished.frame
-            wait = self._pacer.schedule(frame.media_time, finished.at) - self._clock.now()
+            due = self._pacer.schedule(finished.frame.media_time, finished.at)
+            picture = await asyncio.get_running_loop().run_in_executor(None, self._picture, finished.frame)
+            wait = due - self._clock.now()
             if wait > 0:
                 await asyncio.sleep(wait)
             if self._session.hand_over(finished):
-                return self._picture(frame.pixels, frame.pts, frame.time_base)
+                return picture
 
-    def _picture(self, pixels: Pixels, pts: int, time_base: Fraction) -> av.VideoFrame:
-        rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    def _picture(self, frame: Frame) -> av.VideoFrame:
+        rgb = av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")
         picture = self._reformatter.reformat(rgb, format="yuv420p")
-        picture.pts = pts
-        picture.time_base = time_base
+        picture.pts = frame.pts
+        picture.time_base = frame.time_base
         return picture

@@ -42,8 +42,9 @@ async def until(condition) -> None:
 
 
 async def test_frames_go_out_and_come_back(service: EchoService):
+    service.behaviour.delay_s = 0.2  # five frames are under way when the source ends
     async with Client(service.url) as client:
-        session = await client.open(pictures(12), fps=25, buffer=50, tail_s=0.5, prompt="cat", steps=3)
+        session = await client.open(pictures(12), fps=25, buffer=50, tail_s=0.8, prompt="cat", steps=3)
         frames = [frame async for frame in session.frames()]
         assert session.sent == 12
         assert 9 <= len(frames) <= 12  # the echo's own receiver keeps the last one back

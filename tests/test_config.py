@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamgen.config import Config
+from streamgen.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"port": -1}, "--port"),
+        ({"port": 65536}, "--port"),
+        ({"max_sessions": 0}, "--max-sessions"),
+        ({"token": ""}, "--token"),
+        ({"threads": -1}, "--threads"),
+        ({"connect_timeout_s": 0.0}, "--connect-timeout-s"),
+        ({"job_timeout_s": -1.0}, "--job-timeout-s"),
+        ({"ice_servers": ("stun:a", "example.org")}, "--ice-server"),
+    ],
+)
+def test_what_cannot_work_is_named(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        Config(**settings)
+
+
+def test_defaults_work() -> None:
+    assert Config().preset == "tiny"
