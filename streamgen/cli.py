@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from streamgen import __version__
 from streamgen.config import Config
@@ -62,20 +62,24 @@ def _parser(words: Sequence[str], environ: Mapping[str, str]) -> Parser:
     serve = commands.add_parser("serve", help="run the service: the page, the API, the engine")
     _add_serve_arguments(serve, environ)
     serve.set_defaults(run=_serve)
-    # The next two have their arguments in modules that a light installation cannot import: only the one asked for is.
+    # The next have their arguments in modules that a light installation cannot import: only the one asked for is.
     command = words[0] if words else ""
-    run = commands.add_parser("run", help="restyle a video file")
-    bench = commands.add_parser("bench", help="measure latency end to end, without a browser")
-    for name, module, subparser in (("run", "streamgen.offline", run), ("bench", "streamgen.bench.cli", bench)):
+    for name, module, what in _PARTS:
+        subparser = commands.add_parser(name, help=what)
         if command == name:
             implementation = _load(module)
             implementation.add_arguments(subparser)
-            subparser.set_defaults(run=implementation.run)
-    models = commands.add_parser("models", help="what can be run")
-    verbs = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    verbs.add_parser("list", help="the presets, one a line").set_defaults(run=_list_models)
+            if name != "models":  # which has commands of its own
+                subparser.set_defaults(run=implementation.run)
     commands.add_parser("doctor", help="what this machine can run, and what is missing").set_defaults(run=_doctor)
     return parser
+
+
+_PARTS = (
+    ("run", "streamgen.offline", "restyle a video file"),
+    ("models", "streamgen.models", "what can be run; download and check its weights"),
+    ("bench", "streamgen.bench.cli", "measure latency end to end, without a browser"),
+)
 
 
 def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
@@ -150,23 +154,22 @@ def _serve(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _list_models(_: argparse.Namespace) -> int:
-    presets = _load("streamgen.app").preset_infos()
-    width = max(len(preset.name) for preset in presets)
-    for preset in presets:
-        defaults = preset.defaults
-        size = f"{defaults.width}x{defaults.height}, {preset.native_fps:g} fps, {defaults.steps} steps"
-        print(f"{preset.name:<{width}}  {preset.title} ({size}). {preset.description}")
-    return DONE
-
-
 def _doctor(_: argparse.Namespace) -> int:
     missing = 0
-    for finding in _load("streamgen.doctor").examine():
+    for finding in _load("streamgen.doctor").examine(_preset_needs()):
         print(f"{finding.level:<8}{finding.text}")
         missing += finding.level == "missing"
     print("This machine can run streamgen." if not missing else "Something is missing; see above.")
     return FAILED if missing else DONE
+
+
+def _preset_needs() -> Sequence[Any]:
+    """What the presets need; nothing where what lists them is missing, which the doctor finds out by itself."""
+    try:
+        needs: Sequence[Any] = _load("streamgen.models").needs()
+    except MissingExtraError:
+        return ()
+    return needs
 
 
 def _load(module: str) -> ModuleType:

@@ -151,6 +151,8 @@ class PipelineSpec:
     bytes_per_session: int
     """Device memory of one stream state at the default size."""
     defaults: Params
+    guidance: bool = False
+    """Whether a negative prompt has an effect."""
 
     def check(self, params: Params) -> None:
         """Raises ParamsError where this pipeline cannot run `params`."""
@@ -158,6 +160,8 @@ class PipelineSpec:
             size = getattr(params, name)
             if size % self.size_multiple:
                 raise ParamsError(name, f"must be a multiple of {self.size_multiple}, not {size}")
+        if params.negative_prompt and not self.guidance:
+            raise ParamsError("negative_prompt", "has no effect with this preset, which uses no guidance; leave it empty")
         if params.width * params.height > self.max_pixels:
             raise ParamsError("width", f"{params.width}x{params.height} is over this preset's {self.max_pixels} pixels")
 

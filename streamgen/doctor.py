@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,14 +25,41 @@ class Finding:
     text: str
 
 
-def examine() -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class PresetNeeds:
+    """What a preset takes of a machine. Bytes of device memory, but for `missing_bytes`."""
+
+    name: str
+    weights_bytes: int
+    session_bytes: int
+    """Of each session at the preset's default size and steps."""
+    prompt_bytes: int
+    """In addition, while a prompt is read."""
+    missing_bytes: int
+    """Of its weights, what is not on this machine's disk."""
+    needs_gpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A CUDA device."""
+
+    name: str
+    total_bytes: int
+
+
+def examine(presets: Sequence[PresetNeeds] = ()) -> Iterator[Finding]:
     """Everything that the service needs or can use, one after the other."""
     yield _python()
     yield Finding("ok", f"{os.cpu_count() or 1} CPU cores, {platform.machine()}, {_memory()}")
     for package, purpose in _PACKAGES.items():
         yield _package(package, purpose)
     yield from _codecs()
-    yield _gpu()
+    gpus = _gpus()
+    yield _gpu(gpus)
+    yield from _extras(gpus)
+    for preset in presets:
+        yield from _preset(preset, gpus)
     yield _network()
     yield _disk()
 
@@ -45,10 +72,17 @@ _PACKAGES = {
     "prometheus_client": "metrics",
     "torch": "the models",
     "safetensors": "the models' weights",
+    "diffusers": "the VAE of Wan",
+    "transformers": "the text encoder of Wan",
+    "ftfy": "the text encoder of Wan",
+    "huggingface_hub": "downloads of weights",
     "yaml": "presets",
 }
 
 _DISTRIBUTIONS = {"yaml": "pyyaml"}
+
+_EXTRAS = {"gpu": ("xformers", "torch_tensorrt"), "cluster": ("ray",)}
+"""Extras of the package that a machine may do without, and what they bring."""
 
 
 def _python() -> Finding:
@@ -81,14 +115,58 @@ def _codecs() -> Iterator[Finding]:
             yield Finding("missing", f"{name} video: this build of PyAV has no {codec}; install av from PyPI")
 
 
-def _gpu() -> Finding:
+def _gpus() -> list[Gpu]:
     if importlib.util.find_spec("torch") is None:
-        return Finding("note", "GPU: not looked for without torch")
-    torch = importlib.import_module("torch")
-    if not torch.cuda.is_available():
+        return []
+    cuda = importlib.import_module("torch").cuda
+    if not cuda.is_available():
+        return []
+    return [
+        Gpu(cuda.get_device_name(i), cuda.get_device_properties(i).total_memory) for i in range(cuda.device_count())
+    ]
+
+
+def _gpu(gpus: Sequence[Gpu]) -> Finding:
+    if not gpus:
         return Finding("note", "no CUDA GPU: preset tiny runs on the CPU")
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return Finding("ok", f"CUDA: {', '.join(names)}")
+    return Finding("ok", f"CUDA: {', '.join(f'{gpu.name} with {_gigabytes(gpu.total_bytes)}' for gpu in gpus)}")
+
+
+def _extras(gpus: Sequence[Gpu]) -> Iterator[Finding]:
+    for extra, packages in _EXTRAS.items():
+        absent = [package for package in packages if importlib.util.find_spec(package) is None]
+        if not absent:
+            yield Finding("ok", f"extra {extra}: {', '.join(packages)}")
+        elif extra != "gpu" or gpus:
+            yield Finding(
+                "note", f"extra {extra} lacks {', '.join(absent)}; add it with: pip install 'streamgen[{extra}]'"
+            )
+
+
+def _preset(preset: PresetNeeds, gpus: Sequence[Gpu]) -> Iterator[Finding]:
+    """Whether its weights are here, and how many sessions of it the largest device takes."""
+    if preset.missing_bytes:
+        lacks = f"lacks {_gigabytes(preset.missing_bytes)} of its weights"
+        yield Finding("note", f"preset {preset.name} {lacks}; get them with: streamgen models pull {preset.name}")
+    takes = f"takes {_gigabytes(preset.weights_bytes)}, and {_gigabytes(preset.session_bytes)} a session"
+    if preset.prompt_bytes:
+        takes += f", and {_gigabytes(preset.prompt_bytes)} while it reads a prompt"
+    if not gpus:
+        level: Level = "note" if preset.needs_gpu else "ok"
+        wants = "; it needs a CUDA GPU to run live" if preset.needs_gpu else ""
+        yield Finding(level, f"preset {preset.name} {takes}{wants}")
+        return
+    gpu = max(gpus, key=lambda gpu: gpu.total_bytes)
+    free = gpu.total_bytes - preset.weights_bytes - preset.prompt_bytes
+    sessions = max(free // preset.session_bytes, 0)
+    if sessions:
+        yield Finding("ok", f"preset {preset.name} {takes}: {gpu.name} has memory for {sessions} sessions")
+    else:
+        yield Finding("note", f"preset {preset.name} {takes}: more than {gpu.name} has; choose a smaller preset")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _network() -> Finding:

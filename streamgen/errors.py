@@ -78,6 +78,16 @@ class WeightsError(StreamgenError):
     code = "bad_weights"
 
 
+class DownloadError(StreamgenError):
+    """Weights could not be downloaded; `offline` says that there was no answer at all."""
+
+    code = "download_failed"
+
+    def __init__(self, message: str, *, offline: bool = False) -> None:
+        super().__init__(message)
+        self.offline = offline
+
+
 class PresetError(StreamgenError):
     """No such preset, or it cannot run on this machine."""
 

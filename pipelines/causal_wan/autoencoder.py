@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CHUNK = 4
-SPACE = 8
 
 
 @dataclass(frozen=True)
@@ -138,14 +137,6 @@ class StreamingAutoencoder(nn.Module):
     @staticmethod
     def _column(values: Tensor) -> Tensor:
         return values[:, None, None]
-
-
-def channels_last(model: StreamingAutoencoder) -> StreamingAutoencoder:
-    """Lays out the weights of convolutions as CPUs and GPUs run them fastest; returns the model."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    return model
 
 
 @dataclass(eq=False)

@@ -1,5 +1,5 @@
 """The rolling KV cache: a pool of slots, one per (stream, step). It owns ring, sinks, eviction and positions; attention
-gives it the current latent frame's keys and values and gets back all that may be attended to.
+gives it the current latent frames' keys and values and gets back all that may be attended to.
 
 A slot has `window` places of one latent frame each, the first `sinks` of them for sinks:
 
@@ -8,22 +8,28 @@ A slot has `window` places of one latent frame each, the first `sinks` of them f
 
 Invariants, for a slot that has seen n latent frames:
   - places filled = min(n, window), and they are the first ones;
-  - the ring holds the newest window - sinks frames, each key turned to its own position (its index in the stream);
-  - sink i stands at position min(i, n - window + i) seen from the newest frame n - 1: true at first, then held at the
-    window's far end, so that no distance ever exceeds what the model was trained on;
-  - a slot that was given back and taken again has n = 0: nothing of its former owner is ever attended to.
+  - the ring holds the newest frames of those that went into it, each key turned to its own position (its index in the
+    stream): all of them, unless the sinks' rule is `move`; then a frame that takes a sink's place takes none here;
+  - held sinks: sink i of frame f stands at position max(f, n - window + i), so that no distance ever exceeds the
+    window's; absolute ones: at f;
+  - a slot that was given back and taken again has n = 0: nothing of its former owner is ever attended to;
+  - rows of one pass are of different slots.
+
+What is computed from positions on the host is uploaded once per pass; nothing in a pass waits for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from pipelines.causal_wan.device import upload
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
-from pipelines.causal_wan.rope import RoPE, Rotation
+from pipelines.causal_wan.rope import FrameRotations, RoPE
+from pipelines.causal_wan.sinks import Frames, Sinks, enlarged
 
 
 class RollingKVCache:
@@ -35,28 +41,50 @@ class RollingKVCache:
         """grid: rows and columns of tokens of a latent frame."""
         self.geometry = geometry
         self.grid = grid
-        self.rope = RoPE(dit.rope_pairs, device)
-        tokens = grid[0] * grid[1]
-        self._shape = (dit.layers, 0, geometry.window, tokens, dit.heads, dit.head_dim)
-        self.keys = torch.zeros(self._shape, device=device, dtype=dtype)
-        self.values = torch.zeros_like(self.keys)
-        self.sink_keys = torch.zeros_like(self.keys[:, :, : geometry.sinks])
-        """Keys of the sinks at time 0, from which they are turned to where they stand now."""
+        self.device = device
+        table = dtype if device.type == "cpu" else torch.float32  # CPUs are slow at mixed formats
+        self.rotations = FrameRotations(RoPE(dit.rope_pairs, device), grid, table)
+        self.sinks = Sinks(dit, geometry, grid, self.rotations, device, dtype)
+        place = (0, geometry.window, grid[0] * grid[1], dit.heads, dit.head_dim)
+        self.keys = [torch.zeros(place, device=device, dtype=dtype) for _ in range(dit.layers)]
+        """Per layer (slots, window, tokens, heads, D)."""
+        self.values = [torch.zeros_like(keys) for keys in self.keys]
         self._seen: list[int] = []
         self._free: list[int] = []
 
     def take(self) -> int:
         """A clean slot."""
         if not self._free:
-            self._grow()
+            self.reserve(self.slots + 1)
         slot = self._free.pop()
         self._seen[slot] = 0
+        self.sinks.clear(slot)
         return slot
 
     def give_back(self, slot: int) -> None:
         if slot in self._free:
             raise ValueError(f"slot {slot} was given back twice")
         self._free.append(slot)
+        self._free.sort(reverse=True)  # the lowest is taken first: neighbours need no copy to be attended to
+
+    def copy(self, slot: int, to: int) -> None:
+        """Makes slot `to` hold what `slot` holds."""
+        for pool in (*self.keys, *self.values):
+            pool[to] = pool[slot]
+        self.sinks.copy(slot, to)
+        self._seen[to] = self._seen[slot]
+
+    def reserve(self, slots: int) -> None:
+        """Makes the pool at least so many slots large, layer by layer; what is in it stays."""
+        old = self.slots
+        if slots <= old:
+            return
+        for pools in (self.keys, self.values):
+            for layer, pool in enumerate(pools):
+                pools[layer] = enlarged(pool, slots)
+        self.sinks.enlarge(slots)
+        self._seen += [0] * (slots - old)
+        self._free = sorted([*self._free, *range(old, slots)], reverse=True)
 
     @property
     def slots(self) -> int:
@@ -66,104 +94,101 @@ class RollingKVCache:
     def taken(self) -> int:
         return len(self._seen) - len(self._free)
 
+    @property
+    def bytes(self) -> int:
+        """Device memory of the pool."""
+        return sum(pool.nbytes for pool in (*self.keys, *self.values)) + self.sinks.bytes
+
     def seen(self, slot: int) -> int:
         """Latent frames that the slot has seen."""
         return self._seen[slot]
 
-    def begin(self, slots: Sequence[int]) -> CacheStep:
-        """The next latent frame of each slot (all different), as rows of one forward pass."""
+    def begin(self, slots: Sequence[int], again: Sequence[bool] | None = None, frames: int = 1) -> CacheStep:
+        """The next latent frames of each slot (all different), as rows of one forward pass.
+
+        again: of which rows the frames are not the next ones but once more the last ones, at a later step.
+        frames: latent frames of a row; more than one only while the window is not full.
+        """
+        again = [False] * len(slots) if again is None else list(again)
         if len(set(slots)) != len(slots):
             raise ValueError(f"rows of one pass need different slots, not {list(slots)}")
-        step = CacheStep(self, list(slots), [self._seen[slot] for slot in slots])
-        for slot in slots:
-            self._seen[slot] += 1
-        return step
-
-    def _grow(self) -> None:
-        """Doubles the pool; what is in it stays."""
-        old = len(self._seen)
-        new = max(4, 2 * old)
-        self.keys, self.values = self._enlarged(self.keys, new), self._enlarged(self.values, new)
-        self.sink_keys = self._enlarged(self.sink_keys, new)
-        self._seen += [0] * (new - old)
-        self._free += range(new - 1, old - 1, -1)
-
-    @staticmethod
-    def _enlarged(pool: Tensor, slots: int) -> Tensor:
-        larger = pool.new_zeros(pool.shape[0], slots, *pool.shape[2:])
-        larger[:, : pool.shape[1]] = pool
-        return larger
+        starts = [self._seen[slot] - frames * once_more for slot, once_more in zip(slots, again, strict=True)]
+        if min(starts) < 0:
+            raise ValueError("a slot that has seen nothing cannot be asked for the same frames again")
+        if frames > 1 and max(starts) + frames > self.geometry.window:
+            raise ValueError(f"{frames} latent frames at once do not fit a window of {self.geometry.window} any more")
+        for slot, start in zip(slots, starts, strict=True):
+            self._seen[slot] = start + frames
+        return CacheStep(self, list(slots), starts, again, frames)
 
 
 class CacheStep:
     """One forward pass over rows of a cache: the positions of its tokens, and `extend` for each layer in turn."""
 
-    def __init__(self, cache: RollingKVCache, slots: list[int], frames: list[int]) -> None:
-        g, rope = cache.geometry, cache.rope
-        dtype = cache.keys.dtype
-        self._cache, self._slots, self._frames = cache, slots, frames
-        self.rotation = Rotation(rope.angles(frames, *cache.grid), dtype)
-        """Turns queries and keys (rows, tokens, heads, D) of the current frame to their positions."""
-        self._places = [f if f < g.sinks else g.sinks + (f - g.sinks) % (g.window - g.sinks) for f in frames]
-        self._filled = [min(f + 1, g.window) for f in frames]
-        self._now = Rotation(rope.time_angles(frames), dtype)
-        self._sinks = [Rotation(rope.time_angles([max(i, f + 1 - g.window + i) for f in frames]), dtype)
-                       for i in range(g.sinks)]  # fmt: skip
-        self.mask = self._mask()
-
-    def _mask(self) -> Tensor | None:
-        """(rows, 1, 1, keys), False where a place is still empty; None where all rows have equally many frames."""
-        if len(set(self._filled)) == 1:
-            return None
-        tokens = self._cache.keys.shape[3]
-        mask = torch.zeros(len(self._slots), max(self._filled) * tokens, dtype=torch.bool)
-        for row, filled in enumerate(self._filled):
-            mask[row, : filled * tokens] = True
-        return mask[:, None, None].to(self._cache.keys.device)
+    def __init__(
+        self, cache: RollingKVCache, slots: list[int], starts: list[int], again: list[bool], frames: int
+    ) -> None:
+        window = cache.geometry.window
+        self._cache, self._frames = cache, frames
+        self.rotation = cache.rotations([range(start, start + frames) for start in starts])
+        """Turns queries and keys (rows, tokens, heads, D) of the current frames to their positions."""
+        filled = [min(start + frames, window) for start in starts]
+        self._filled = max(filled)
+        self.mask = self._mask(filled)
+        known = Frames(
+            slots=[slot for slot in slots for _ in range(frames)],
+            times=[start + i for start in starts for i in range(frames)],
+            again=[once_more for once_more in again for _ in range(frames)],
+        )
+        self._known = known
+        self._places = known.places(cache.geometry)
+        self._rows = _selection(slots, cache.device)
+        self._sinks = cache.sinks.begin(known, self._places, self._rows)
+        flat = [slot * window + place for slot, place in zip(known.slots, self._places, strict=True)]
+        self._flat = upload(torch.tensor(flat), cache.device) if len(flat) > 1 else None
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in the turned keys and the values (rows, tokens, heads, D) of the current frame in `layer`.
+        """Takes in the turned keys and the values (rows, tokens, heads, D) of the current frames in `layer`.
 
-        Returns the keys and values (rows, places * tokens, heads, D) to attend to, the current frame's among them.
+        Returns the keys and values (rows, places * tokens, heads, D) to attend to, the current frames' among them.
         """
-        cache, filled = self._cache, max(self._filled)
-        for row, (slot, place) in enumerate(zip(self._slots, self._places, strict=True)):
-            cache.keys[layer, slot, place] = keys[row]
-            cache.values[layer, slot, place] = values[row]
-        self._keep_sinks(layer, keys, values)
-        if len(self._slots) == 1:
-            slot = self._slots[0]
-            k, v = cache.keys[layer, slot : slot + 1, :filled], cache.values[layer, slot : slot + 1, :filled]
+        pools = self._cache.keys[layer], self._cache.values[layer]
+        if self._frames > 1:
+            keys, values = (x.unflatten(1, (self._frames, -1)).flatten(0, 1) for x in (keys, values))
+        places = self._sinks.places(layer, keys, values) if self._sinks else None
+        for pool, new in zip(pools, (keys, values), strict=True):
+            self._write(pool, new, places)
+        if self._sinks:
+            self._sinks.keep(layer, keys, values, *pools)
+        k, v = (self._attended(pool) for pool in pools)
+        return k, v
+
+    def _write(self, pool: Tensor, new: Tensor, places: Tensor | None) -> None:
+        """Puts frames (frames, tokens, heads, D) where they belong."""
+        if places is None:
+            places = self._flat
+        if places is None:
+            pool[self._known.slots[0], self._places[0]] = new[0]
         else:
-            k, v = cache.keys[layer, self._slots, :filled], cache.values[layer, self._slots, :filled]
-        return k.flatten(1, 2), v.flatten(1, 2)
+            pool.flatten(0, 1).index_copy_(0, places, new)
 
-    def _keep_sinks(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Fills sinks from the first frames; later replaces those that no longer resemble the current frame."""
-        if not self._sinks:
-            return
-        cache, g = self._cache, self._cache.geometry
-        at_zero = self._now.back(keys)
-        for row, (slot, frame) in enumerate(zip(self._slots, self._frames, strict=True)):
-            if frame < g.sinks:
-                cache.sink_keys[layer, slot, frame] = at_zero[row]
-            elif frame >= g.window - 1:
-                for i, turn in enumerate(self._sinks):
-                    self._keep_sink(layer, slot, i, at_zero[row], values[row], turn, row)
+    def _attended(self, pool: Tensor) -> Tensor:
+        """(rows, places * tokens, heads, D): a view, unless the slots are no neighbours or not full yet."""
+        filled = pool[:, : self._filled]
+        rows = filled[self._rows] if isinstance(self._rows, slice) else filled.index_select(0, self._rows)
+        return rows.flatten(1, 2)
 
-    def _keep_sink(self, layer: int, slot: int, i: int, key: Tensor, value: Tensor, turn: Rotation, row: int) -> None:
-        """Replaces sink i where it is too unlike (key, value), and turns it to where it stands now. No host sync."""
-        cache = self._cache
-        sink_key, sink_value = cache.sink_keys[layer, slot, i], cache.values[layer, slot, i]
-        alike = 0.5 * (_similarity(sink_key, key) + _similarity(sink_value, value))
-        stale = alike < cache.geometry.sink_threshold
-        torch.where(stale, key, sink_key, out=sink_key)
-        torch.where(stale, value, sink_value, out=sink_value)
-        a, b = sink_key.chunk(2, dim=-1)
-        cos, sin = turn.cos[row], turn.sin[row]
-        cache.keys[layer, slot, i] = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    def _mask(self, filled: list[int]) -> Tensor | None:
+        """(rows, 1, 1, keys), False where a place is still empty; None where all rows have equally many frames."""
+        if len(set(filled)) == 1:
+            return None
+        tokens = self._cache.grid[0] * self._cache.grid[1]
+        mask = torch.arange(max(filled) * tokens) < torch.tensor(filled)[:, None] * tokens
+        return upload(mask[:, None, None], self._cache.device)
 
 
-def _similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of the means over the tokens, (tokens, heads, D) each; a scalar tensor."""
-    return F.cosine_similarity(a.mean(dim=0).flatten().float(), b.mean(dim=0).flatten().float(), dim=0)
+def _selection(slots: list[int], device: torch.device) -> slice | Tensor:
+    """Slots that follow one another as a slice, which needs no copy; others as indices."""
+    if all(b == a + 1 for a, b in pairwise(slots)):
+        return slice(slots[0], slots[-1] + 1)
+    return upload(torch.tensor(slots), device)

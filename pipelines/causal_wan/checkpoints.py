@@ -7,8 +7,8 @@
 | diffusers   | blocks.0.attn1.to_q.weight                   | Wan-AI/Wan2.1-T2V-*-Diffusers                          |
 | streamgen   | blocks.0.self_attention.qkv.weight           | ours                                                   |
 
-What a file is shows in its tensors' names, never in its own. Training checkpoints hold the generator under a name of its
-own, often with wrappers' names in between (`generator.model._fsdp_wrapped_module.blocks...`): these are taken off.
+What a file is shows in its tensors' names, never in its own. Training checkpoints hold the generator under a name of
+its own, often with wrappers' names in between (`generator.model._fsdp_wrapped_module.blocks...`): these are taken off.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def unwrapped(file: TensorFile, part: str | None = None) -> TensorFile:
         raise WeightsError(f"{file.name} holds no Wan transformer: {_sample(file)}")
     parts = {prefix.split(".")[0]: prefix for prefix in prefixes if prefix.split(".")[0] in (*PARTS, part)}
     if part is not None and part not in parts:
-        raise WeightsError(f"{file.name} has no part {part!r} with a Wan transformer; it has {', '.join(parts) or 'none'}")
+        raise WeightsError(
+            f"{file.name} has no part {part!r} with a Wan transformer; it has {', '.join(parts) or 'none'}"
+        )
     chosen = part or next((name for name in PARTS if name in parts), None)
     if chosen is None and len(prefixes) > 1:
         raise WeightsError(f"{file.name} holds several transformers: {', '.join(prefixes)}; name one with part")

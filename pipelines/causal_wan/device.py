@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from streamgen.errors import PresetError
 
@@ -31,3 +32,10 @@ def choose_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16
     able = torch.cpu.get_capabilities()
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor`, made on the CPU, on `device`, without waiting for what runs there."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

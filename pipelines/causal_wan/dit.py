@@ -1,5 +1,5 @@
-"""Wan2.1's diffusion transformer, causal over latent frames: a forward pass takes one latent frame per row and attends
-to what the KV cache holds. Written for one device; holds weights only.
+"""Wan2.1's diffusion transformer, causal over latent frames: a forward pass takes one latent frame per row (more where
+a stream starts) and attends to what the KV cache holds. Written for one device; holds weights only.
 
 Source of the architecture: Wan2.1 (arXiv 2503.20314), section 4; causal use: StreamDiffusionV2 (arXiv 2511.07399).
 """
@@ -7,6 +7,7 @@ Source of the architecture: Wan2.1 (arXiv 2503.20314), section 4; causal use: St
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,11 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines.causal_wan.attention import Attention, sdpa
-from pipelines.causal_wan.geometry import DiTGeometry
+from pipelines.causal_wan.device import upload
+from pipelines.causal_wan.geometry import TIMESTEPS, DiTGeometry
 from pipelines.causal_wan.rope import Rotation
 
 TextContext = list[tuple[Tensor, Tensor]]
 """Cross-attention keys and values of a prompt, per layer: (rows, text_len, heads, D) each."""
+
+TimeContext = tuple[Tensor, Tensor]
+"""What the layers need to know of the noise level: its embedding (rows, dim) and modulation (rows, 6, dim)."""
 
 
 class Cache(Protocol):
@@ -144,20 +149,25 @@ class CausalWanModel(nn.Module):
         embedded = self.text_embedding(text)
         return [block.cross_attention.context(embedded) for block in self._blocks()]
 
-    def forward(
-        self, latent: Tensor, condition: Tensor | None, sigma: Tensor, context: TextContext, cache: Cache
-    ) -> Tensor:
-        """The prediction for one latent frame per row.
+    def times(self, sigma: Tensor) -> TimeContext:
+        """What the layers need of noise levels (rows,) in 0..1."""
+        dtype = self.patch_embedding.weight.dtype
+        time = self.time_embedding(sinusoid(float(TIMESTEPS) * sigma, self.geometry.freq_dim).to(dtype))
+        return time, self.time_projection(time).unflatten(1, (6, -1))
 
-        latent: (rows, C, 1, h, w), noised to level sigma; condition: (rows, cond_channels, 1, h, w) or None;
-        sigma: (rows,) in 0..1; context: from `context`; returns (rows, C, 1, h, w).
+    def forward(
+        self, latent: Tensor, condition: Tensor | None, sigma: Tensor | TimeContext, context: TextContext, cache: Cache
+    ) -> Tensor:
+        """The prediction for the latent frames of each row.
+
+        latent: (rows, C, frames, h, w), noised to level sigma; condition: (rows, cond_channels, frames, h, w) or None;
+        sigma: (rows,) in 0..1, or from `times`; context: from `context`; returns (rows, C, frames, h, w).
         """
         x = latent if condition is None else torch.cat([latent, condition], dim=1)
         x = self.patch_embedding(x)
         grid = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)
-        time = self.time_embedding(sinusoid(1000.0 * sigma, self.geometry.freq_dim).to(x.dtype))
-        modulation = self.time_projection(time).unflatten(1, (6, -1))
+        time, modulation = self.times(sigma) if isinstance(sigma, Tensor) else sigma
         for layer, block in enumerate(self._blocks()):
             x = block(x, modulation, layer, cache, context[layer])
         return self._unpatchify(self.head(x, time), grid)
@@ -171,12 +181,55 @@ class CausalWanModel(nn.Module):
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
+class TimeContexts:
+    """What a DiT's layers need of noise levels, remembered: a level comes again and again."""
+
+    def __init__(self, model: CausalWanModel, device: torch.device, most: int = 256) -> None:
+        """most: how many levels are remembered."""
+        self._model, self._device, self._most = model, device, most
+        self._known: dict[float, TimeContext] = {}
+
+    def __call__(self, levels: Sequence[float]) -> TimeContext:
+        """For rows at these levels (0..1)."""
+        for level in levels:
+            known = self._known.pop(level) if level in self._known else self._computed(level)
+            self._known[level] = known  # the newest last
+        rows = [self._known[level] for level in levels]
+        for level in list(self._known)[: max(len(self._known) - self._most, 0)]:
+            del self._known[level]
+        if len(rows) == 1:
+            return rows[0]
+        times, modulations = zip(*rows, strict=True)
+        return torch.cat(times), torch.cat(modulations)
+
+    def forget(self) -> None:
+        """For when the weights have changed."""
+        self._known.clear()
+
+    def _computed(self, level: float) -> TimeContext:
+        return self._model.times(upload(torch.tensor([level], dtype=torch.float64), self._device))
+
+
+def join_contexts(contexts: Sequence[TextContext]) -> TextContext:
+    """One row after the other. Where all are the same prompt's, nothing is copied."""
+    first, rows = contexts[0], len(contexts)
+    if all(context is first for context in contexts):
+        return first if rows == 1 else [(_repeated(k, rows), _repeated(v, rows)) for k, v in first]
+    return [
+        (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*contexts, strict=True)
+    ]
+
+
+def _repeated(x: Tensor, rows: int) -> Tensor:
+    return x.expand(rows, -1, -1, -1)
+
+
 def sinusoid(position: Tensor, dim: int) -> Tensor:
     """Wan's sinusoidal embedding of (rows,) positions: cosines, then sines; (rows, dim) float32."""
     half = dim // 2
-    frequencies = torch.pow(10000.0, -torch.arange(half, device=position.device, dtype=torch.float32) / half)
-    angles = torch.outer(position.float(), frequencies)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    frequencies = torch.pow(10000.0, -torch.arange(half, device=position.device, dtype=torch.float64) / half)
+    angles = torch.outer(position.double(), frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1).float()
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -6,58 +6,43 @@ Read top to bottom it is the way of a chunk: `encode`, `denoise` once per step, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.causal_wan import weights
-from pipelines.causal_wan.attention import BACKENDS
-from pipelines.causal_wan.autoencoder import (
-    CHUNK,
-    SPACE,
-    AutoencoderGeometry,
-    StreamingAutoencoder,
-    TinyCodec,
-    channels_last,
-)
-from pipelines.causal_wan.cache import RollingKVCache
-from pipelines.causal_wan.device import choose_device, choose_dtype
-from pipelines.causal_wan.dit import CausalWanModel, TextContext
-from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
+from pipelines.causal_wan.denoiser import Denoiser, LatentRow, LatentStream
+from pipelines.causal_wan.dit import CausalWanModel
+from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
 from pipelines.causal_wan.noise import NoiseController, NoiseGeometry
 from pipelines.causal_wan.parts import Codec, TextEncoder
-from pipelines.causal_wan.sampler import add_noise, clean_from, draw_noise, sigma_at
-from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
-from pipelines.registry import Preset
+from pipelines.causal_wan.prompt import StreamPrompt
 from streamgen.core import Params, PipelineSpec, Pixels, Row
 from streamgen.errors import ParamsError
 
+SPACE = 8
+"""Pixels of a latent, in both directions."""
+
 FULL_STRENGTH = 0.5
-"""From this noise on the style is applied in full; below, the result moves toward the source in proportion."""
+"""With conditioning channels: from this noise on the style is applied in full; below, the result moves to the source
+in proportion. Without, it is the noise itself that keeps or loses the source."""
 
 T = TypeVar("T")
 
 
-@dataclass(eq=False)
-class StreamState:
-    """What one stream holds on the device."""
+@dataclass(frozen=True)
+class Rules:
+    """What is configured beside the sizes of the models."""
 
-    params: Params
-    context: TextContext
-    cache: RollingKVCache
-    noise: NoiseController
-    codec: Any
-    """What the codec carries from chunk to chunk."""
-    slots: list[int] = field(default_factory=list)
-    """KV slots of the steps, taken as steps are first run."""
-    noises: dict[int, Tensor] = field(default_factory=dict)
-    """The stream's noise for each step, drawn once: a still scene stays still."""
-    first: bool = True
-    closed: bool = False
+    cache: CacheGeometry
+    sampler: SamplerGeometry
+    noise: NoiseGeometry
+    blend_chunks: int = 2
+    """Chunks over which one prompt crosses over into the next."""
 
 
 @dataclass(frozen=True)
@@ -67,50 +52,57 @@ class Models:
     codec: Codec
     dit: CausalWanModel
     text: TextEncoder
+    text_executor: Executor | None = None
+    """Where prompts are encoded if that takes long; None: at once."""
+
+
+@dataclass(eq=False)
+class StreamState:
+    """What one stream holds on the device."""
+
+    params: Params
+    prompt: StreamPrompt
+    latents: LatentStream
+    codec: Any
+    """What the codec carries from chunk to chunk."""
+    noise: NoiseController
+    first: bool = True
 
 
 class CausalWanPipeline:
     """The pipeline protocol (streamgen.core.Pipeline) over a causal Wan DiT on one device."""
 
     def __init__(
-        self, spec: PipelineSpec, models: Models, cache: CacheGeometry, noise: NoiseGeometry, device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:  # fmt: skip
-        self._spec = spec
-        self._models = models
-        self._cache_geometry, self._noise_geometry = cache, noise
+        self, spec: PipelineSpec, models: Models, rules: Rules, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._spec, self._models, self._rules = spec, models, rules
         self._device, self._dtype = device, dtype
-        self._caches: dict[tuple[int, int], RollingKVCache] = {}
+        self._denoiser = Denoiser(models.dit, rules.cache, rules.sampler, device, dtype)
 
     @property
     def spec(self) -> PipelineSpec:
         return self._spec
 
-    @property
-    def device(self) -> str:
-        return str(self._device)
-
-    @property
-    def dtype(self) -> str:
-        return str(self._dtype).removeprefix("torch.")
-
     @torch.inference_mode()
     def open(self, params: Params) -> StreamState:
-        self._spec.check(params)
-        cache = self._cache(params)
-        noise = NoiseController(self._noise_geometry)
-        return StreamState(params, self._context(params.prompt), cache, noise, self._models.codec.open())
+        self._check(params)
+        models, patch = self._models, self._models.dit.geometry.patch
+        grid = (params.height // SPACE // patch[1], params.width // SPACE // patch[2])
+        prompt = StreamPrompt(
+            params.prompt, models.text, models.dit, self._rules.blend_chunks, models.text_executor
+        )  # fmt: skip
+        latents = self._denoiser.open(grid, prompt.next(), params.seed)
+        return StreamState(params, prompt, latents, models.codec.open(), NoiseController(self._rules.noise))
 
     @torch.inference_mode()
     def update(self, state: StreamState, params: Params) -> None:
-        self._spec.check(params)
+        self._check(params)
         for name in ("width", "height"):
             if getattr(params, name) != getattr(state.params, name):
                 raise ParamsError(name, "cannot change within a stream; open another")
         if params.prompt != state.params.prompt:
-            state.context = self._context(params.prompt)
-        if params.seed != state.params.seed:
-            state.noises.clear()
+            state.prompt.turn(params.prompt)
+        state.latents.reseed(params.seed)
         state.params = params
 
     @torch.inference_mode()
@@ -123,37 +115,26 @@ class CausalWanPipeline:
     def denoise(self, rows: Sequence[Row[StreamState]]) -> list[Row[StreamState]]:
         if any(row.done for row in rows):
             raise ValueError("a row that is done cannot be denoised further")
-        latents = _grouped(rows, lambda row: row.latent.shape, lambda at: self._denoise_group([rows[i] for i in at]))
-        return [replace(row, latent=latent, step=row.step + 1) for row, latent in zip(rows, latents, strict=True)]
+        latents: list[LatentRow] = _grouped(
+            rows, _size_of, lambda at: self._denoiser.step([rows[i].latent for i in at])
+        )  # fmt: skip
+        return [replace(row, latent=latent, step=latent.step) for row, latent in zip(rows, latents, strict=True)]
 
     @torch.inference_mode()
     def decode(self, rows: Sequence[Row[StreamState]]) -> list[Pixels]:
         pictures: list[Pixels] = _grouped(
-            rows, lambda row: (row.latent.shape, row.leading), lambda at: self._decode_group([rows[i] for i in at])
+            rows, lambda row: (_size_of(row), row.leading), lambda at: self._decode_group([rows[i] for i in at])
         )
         return [picture[: row.frames] for picture, row in zip(pictures, rows, strict=True)]
 
     def close(self, state: StreamState) -> None:
-        if state.closed:
-            return
-        state.closed = True
-        for slot in state.slots:
-            state.cache.give_back(slot)
-        state.slots.clear()
-        if not state.cache.taken:
-            self._caches.pop(state.cache.grid, None)
+        self._denoiser.close(state.latents)
 
-    def _cache(self, params: Params) -> RollingKVCache:
-        patch = self._models.dit.geometry.patch
-        grid = (params.height // SPACE // patch[1], params.width // SPACE // patch[2])
-        if grid not in self._caches:
-            self._caches[grid] = RollingKVCache(
-                self._models.dit.geometry, self._cache_geometry, grid, self._device, self._dtype
-            )
-        return self._caches[grid]
-
-    def _context(self, prompt: str) -> TextContext:
-        return self._models.dit.context(self._models.text.encode(prompt))
+    def _check(self, params: Params) -> None:
+        self._spec.check(params)
+        most = self._denoiser.sampler.most_steps
+        if most is not None and params.steps > most:
+            raise ParamsError("steps", f"this preset takes at most {most}, not {params.steps}")
 
     def _full(self, state: StreamState, frames: Pixels) -> Pixels:
         """A whole chunk: one frame where the stream begins, else four; copies of its last frame fill up a short one."""
@@ -174,12 +155,13 @@ class CausalWanPipeline:
 
     def _row(self, state: StreamState, frames: Pixels, clean: Tensor) -> Row[StreamState]:
         params = state.params
-        sigma = state.noise.next(frames, params.noise)
-        noise = self._noise(state, 0, clean.shape)
+        seen = frames if self._rules.noise.space == "pixels" else clean[0].transpose(0, 1).float().cpu().numpy()
+        sigma = state.noise.next(seen, params.noise)
+        state.latents.context = state.prompt.next()
         first, state.first = state.first, False
         return Row(
             state=state,
-            latent=add_noise(clean, noise, torch.tensor([sigma], device=self._device)),
+            latent=self._denoiser.start(state.latents, clean.to(self._dtype), params.steps, sigma),
             condition=clean,
             step=0,
             steps=params.steps,
@@ -188,81 +170,20 @@ class CausalWanPipeline:
             leading=first,
         )
 
-    def _noise(self, state: StreamState, step: int, shape: torch.Size) -> Tensor:
-        if step not in state.noises:
-            state.noises[step] = draw_noise(tuple(shape), state.params.seed, step, self._device, self._dtype)
-        return state.noises[step]
-
-    def _denoise_group(self, rows: list[Row[StreamState]]) -> Iterable[Tensor]:
-        """One step of rows of one size: predict the clean latents, then noise them to the next step's level."""
-        dit = self._models.dit
-        sigma = torch.tensor([sigma_at(row.step, row.steps, row.sigma) for row in rows], device=self._device)
-        latent = torch.cat([row.latent for row in rows])
-        condition = torch.cat([row.condition for row in rows])
-        cache = rows[0].state.cache.begin([self._slot(row.state, row.step) for row in rows])
-        seen = condition if dit.geometry.cond_channels else None
-        out = dit(latent, seen, sigma, _joined([row.state.context for row in rows]), cache)
-        clean = clean_from(out, latent, seen, sigma, dit.geometry.prediction)
-        return [self._after_step(row, clean[i : i + 1]) for i, row in enumerate(rows)]
-
-    def _slot(self, state: StreamState, step: int) -> int:
-        if state.closed:
-            raise ValueError("the stream state is closed")
-        while len(state.slots) <= step:
-            state.slots.append(state.cache.take())
-        return state.slots[step]
-
-    def _after_step(self, row: Row[StreamState], clean: Tensor) -> Tensor:
-        following = row.step + 1
-        if following < row.steps:
-            noise = self._noise(row.state, following, clean.shape)
-            level = sigma_at(following, row.steps, row.sigma)
-            return add_noise(clean, noise, torch.tensor([level], device=self._device))
-        strength = min(row.sigma / FULL_STRENGTH, 1.0)
-        return clean if strength == 1.0 else torch.lerp(row.condition, clean, strength)
-
     def _decode_group(self, rows: list[Row[StreamState]]) -> Iterable[Pixels]:
-        latents = torch.cat([row.latent for row in rows])
+        latents = torch.cat([self._result(row.latent) for row in rows])
         frames = self._models.codec.decode([row.state.codec for row in rows], latents)
         pictures = (frames.float() * 127.5 + 128.0).clamp_(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)
         return [np.ascontiguousarray(picture) for picture in pictures.cpu().numpy()]
 
-
-def build_tiny(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
-    """The tiny preset from its settings and its folder's weights. Raises PresetError, WeightsError."""
-    if threads:
-        torch.set_num_threads(threads)
-    settings: Mapping[str, Any] = preset.settings
-    on, dit = choose_device(device), DiTGeometry.from_settings(settings["dit"])
-    dtype, cache = choose_dtype(on), CacheGeometry(**settings["cache"])
-    attend = BACKENDS["matmul" if on.type == "cpu" and dtype == torch.bfloat16 else "sdpa"]
-    styles = len(preset.styles) + 1  # and the photograph
-    autoencoder = StreamingAutoencoder(AutoencoderGeometry(**settings["autoencoder"]))
-    text = TinyTextEncoder(TextGeometry(**settings["text"]), styles)
-    model = CausalWanModel(dit, attend)
-    for name, module in (("autoencoder", autoencoder), ("dit", model), ("text", text)):
-        weights.load(module, preset.folder / f"{name}.safetensors")
-        module.to(on, dtype).eval().requires_grad_(False)
-    models = Models(TinyCodec(channels_last(autoencoder)), model, TinyText(text))
-    return CausalWanPipeline(
-        _spec(preset, dit, cache, dtype), models, cache, NoiseGeometry(**settings["noise"]), on, dtype
-    )
+    def _result(self, row: LatentRow) -> Tensor:
+        strength = min(row.noise / FULL_STRENGTH, 1.0) if self._models.dit.geometry.cond_channels else 1.0
+        return row.latent if strength == 1.0 else torch.lerp(row.condition, row.latent, strength)
 
 
-def _spec(preset: Preset, dit: DiTGeometry, cache: CacheGeometry, dtype: torch.dtype) -> PipelineSpec:
-    defaults, multiple = preset.defaults, SPACE * dit.patch[1]
-    tokens = defaults.width * defaults.height // multiple**2
-    per_slot = 2 * dit.layers * cache.window * tokens * dit.dim * dtype.itemsize
-    return PipelineSpec(
-        name=preset.name,
-        chunk_frames=CHUNK,
-        first_chunk_frames=1,
-        size_multiple=multiple,
-        max_pixels=preset.settings["max_pixels"],
-        native_fps=preset.native_fps,
-        bytes_per_session=per_slot * defaults.steps,
-        defaults=defaults,
-    )
+def _size_of(row: Row[StreamState]) -> object:
+    """Rows of the same share a pass."""
+    return row.latent.latent.shape
 
 
 def _grouped(items: Sequence[T], key: Callable[[T], object], run: Callable[[list[int]], Iterable[Any]]) -> list[Any]:
@@ -275,11 +196,3 @@ def _grouped(items: Sequence[T], key: Callable[[T], object], run: Callable[[list
         for i, result in zip(at, run(at), strict=True):
             results[i] = result
     return results
-
-
-def _joined(contexts: Sequence[TextContext]) -> TextContext:
-    if len(contexts) == 1:
-        return contexts[0]
-    return [
-        (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*contexts, strict=True)
-    ]

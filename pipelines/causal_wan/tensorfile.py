@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -59,8 +60,8 @@ class TensorFile:
 def open_tensors(path: Path) -> TensorFile:
     """The checkpoint at `path`: a file, an index of shards, or a folder with one of either.
 
-    What kind of file it is shows in its first bytes, not in its name. Tensors of a pickle's inner dictionaries are named
-    `outer.inner`. Raises WeightsError, in one line that names the file and what is wrong with it.
+    What kind of file it is shows in its first bytes, not in its name. Tensors of a pickle's inner dictionaries are
+    named `outer.inner`. Raises WeightsError, in one line that names the file and what is wrong with it.
     """
     if path.is_dir():
         path = _only_checkpoint(path)
@@ -88,7 +89,7 @@ def _only_checkpoint(folder: Path) -> Path:
 
 def _open_safetensors(path: Path) -> TensorFile:
     try:
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path.name} is no readable safetensors file: {_one_line(error)}") from error
@@ -109,9 +110,9 @@ def _open_shards(index: Path) -> TensorFile:
     for tensor, shard in shard_of.items():
         if tensor not in shards[shard].shapes:
             raise WeightsError(f"{shard} lacks {tensor}, which {index.name} promises")
-    for shard in shards.values():
-        if unlisted := [tensor for tensor in shard.shapes if shard_of.get(tensor) != shard.name]:
-            raise WeightsError(f"{shard.name} holds {unlisted[0]}, which {index.name} does not list there")
+    for name, file in shards.items():
+        if unlisted := [tensor for tensor in file.shapes if shard_of.get(tensor) != name]:
+            raise WeightsError(f"{name} holds {unlisted[0]}, which {index.name} does not list there")
     shapes = {tensor: shards[shard].shapes[tensor] for tensor, shard in shard_of.items()}
     return TensorFile(index, shapes, {}, lambda tensor: shards[shard_of[tensor]].stored(tensor))
 
@@ -120,7 +121,9 @@ def _open_pickle(path: Path, *, zipped: bool) -> TensorFile:
     if zipped and not zipfile.is_zipfile(path):
         raise WeightsError(f"{path.name} is cut off: its end is missing ({path.stat().st_size} bytes are there)")
     try:  # only zipped pickles can be mapped; the old kind is read whole
-        content = torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
+        with warnings.catch_warnings():  # of protocols other than its own: what it cannot read, it refuses anyway
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path.name} {_refusal(path, zipped)}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import html
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import ftfy
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -30,6 +31,9 @@ _CPU = torch.device("cpu")
 _EMBEDDING = "token_embedding.weight"
 
 _TRANSFORMERS_EMBEDDING = "shared.weight"
+
+_TIED_EMBEDDING = "encoder.embed_tokens.weight"
+"""The same table again under another name."""
 
 _TO_TRANSFORMERS = {
     _EMBEDDING: _TRANSFORMERS_EMBEDDING,
@@ -53,8 +57,8 @@ _BLOCK_TO_TRANSFORMERS = {
 class UMT5TextEncoder:
     """Prompts to what the DiT's cross-attention takes (parts.TextEncoder).
 
-    With `offload` the weights stay in the host's memory, mapped from their file, and are on the device only while a
-    prompt is encoded. The embeddings of the last prompts are remembered.
+    With `offload` the weights stay in the host's memory, mapped from their file, and each layer is on the device only
+    while it runs. The embeddings of the last prompts are remembered.
     """
 
     def __init__(
@@ -68,21 +72,17 @@ class UMT5TextEncoder:
         offload: bool,
         remembered: int = 64,
     ) -> None:
-        self._encoder = model.encoder.eval()
-        self._embedding = model.shared.weight.detach()
-        self._layers: list[nn.Parameter] = [
-            parameter for name, parameter in model.encoder.named_parameters() if not name.startswith("embed_tokens")
-        ]
+        self._embedding = model.shared.weight.detach()  # stays on the host: a prompt needs few of its rows
+        self._encoder = model.encoder
+        self._encoder.block = nn.ModuleList(Visitor(block, device, stays=not offload) for block in model.encoder.block)
+        self._encoder.final_layer_norm.to(device)
         self._tokenizer = tokenizer
         self._tokenizer.enable_truncation(text_len)
         self._tokenizer.no_padding()
-        self._text_len, self._device, self._dtype, self._offload = text_len, device, dtype, offload
+        self._text_len, self._device, self._dtype = text_len, device, dtype
         self._remembered: OrderedDict[str, Tensor] = OrderedDict()
         self._capacity = remembered
         self._lock = Lock()
-        if not offload:
-            for parameter in self._layers:
-                parameter.data = parameter.data.to(device)
 
     @classmethod
     def load(
@@ -98,7 +98,7 @@ class UMT5TextEncoder:
     ) -> UMT5TextEncoder:
         """The encoder with the weights of `checkpoint`, in Wan's own layout or that of transformers and Diffusers.
 
-        checkpoint: file or folder; tokenizer: folder that holds a tokenizer.json. dtype: of the embeddings.
+        checkpoint: file or folder; tokenizer: a tokenizer.json, or the folder that holds it; dtype: of the embeddings.
         Raises WeightsError.
         """
         model = load_umt5(open_tensors(checkpoint), weights_dtype)
@@ -122,24 +122,22 @@ class UMT5TextEncoder:
     def _run(self, text: str) -> Tensor:
         """Embedding (1, tokens, text_dim) of a prompt's own tokens."""
         ids = torch.tensor([self._tokenizer.encode(text).ids])
-        with self._on_device():
-            embedded = F.embedding(ids, self._embedding).to(self._device)
-            out: Tensor = self._encoder(inputs_embeds=embedded).last_hidden_state
+        embedded = F.embedding(ids, self._embedding).to(self._device)
+        out: Tensor = self._encoder(inputs_embeds=embedded).last_hidden_state
         return out.to(self._dtype)
 
-    @contextmanager
-    def _on_device(self) -> Iterator[None]:
-        if not self._offload or self._device == _CPU:
-            yield
-            return
-        hosts = [parameter.data for parameter in self._layers]
-        try:
-            for parameter in self._layers:
-                parameter.data = parameter.data.to(self._device, non_blocking=True)
-            yield
-        finally:
-            for parameter, host in zip(self._layers, hosts, strict=True):
-                parameter.data = host
+
+class Visitor(nn.Module):
+    """A layer that runs on a device. Its weights stay there, or come for each run and are forgotten."""
+
+    def __init__(self, layer: nn.Module, device: torch.device, *, stays: bool) -> None:
+        super().__init__()
+        self._layer = layer.to(device) if stays else layer
+        self._device = device
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        weights_there = {name: tensor.to(self._device) for name, tensor in self._layer.named_parameters()}
+        return functional_call(self._layer, weights_there, args, kwargs)
 
 
 def clean(prompt: str) -> str:
@@ -148,9 +146,9 @@ def clean(prompt: str) -> str:
     return re.sub(r"\s+", " ", mended.strip()).strip()
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder's tokenizer.json, just as it is written there. Raises WeightsError."""
-    path = folder / "tokenizer.json"
+def load_tokenizer(place: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, or of the one in a folder, as it is written there. Raises WeightsError."""
+    path = place / "tokenizer.json" if place.is_dir() else place
     if not path.is_file():
         raise WeightsError(f"tokenizer not found: {path}")
     try:
@@ -165,11 +163,12 @@ def load_umt5(file: TensorFile, dtype: torch.dtype) -> UMT5EncoderModel:
     config = _config(file, names)
     with torch.device("meta"):
         model = UMT5EncoderModel(config)
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if name in names}
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if name != _TIED_EMBEDDING}
     found = {name: file.shapes[own] for name, own in names.items()}
     weights.check_fit(file.name, found, expected)
     tensors = {name: file.read(own, _CPU, dtype) for name, own in names.items()}
-    weights.fill(model, {**tensors, "encoder.embed_tokens.weight": tensors[_TRANSFORMERS_EMBEDDING]})
+    weights.fill(model, {**tensors, _TIED_EMBEDDING: tensors[_TRANSFORMERS_EMBEDDING]})
+    model.train(False)
     return model
 
 
@@ -177,9 +176,9 @@ def _names_in(file: TensorFile) -> dict[str, str]:
     """transformers' names of a file's tensors, with their names in the file."""
     if _EMBEDDING in file.shapes:
         return {_transformers_name(name): name for name in file.shapes}
-    if _TRANSFORMERS_EMBEDDING in file.shapes or "encoder.embed_tokens.weight" in file.shapes:
+    if _TRANSFORMERS_EMBEDDING in file.shapes or _TIED_EMBEDDING in file.shapes:
         names = {name: name for name in file.shapes if name.startswith("encoder.") and "embed_tokens" not in name}
-        both = (_TRANSFORMERS_EMBEDDING, "encoder.embed_tokens.weight")
+        both = (_TRANSFORMERS_EMBEDDING, _TIED_EMBEDDING)
         return {_TRANSFORMERS_EMBEDDING: next(name for name in both if name in file.shapes), **names}
     raise WeightsError(f"{file.name} is no UMT5 encoder: it has {', '.join(list(file.shapes)[:3])}")
 

@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines.causal_wan import weights
 from pipelines.causal_wan.codec_batch import SPACE, Size, check_frames, check_latents, gathered, parted
 from pipelines.causal_wan.latent_scale import LatentScale
+from pipelines.causal_wan.memory_format import lay_out_channels_last
 from pipelines.causal_wan.wan_vae_geometry import Slot, WanVaeGeometry
-from pipelines.causal_wan.wan_vae_layout import in_diffusers_layout
+from pipelines.causal_wan.wan_vae_layout import names_in
 
 
 @dataclass(eq=False)
@@ -65,10 +66,18 @@ class WanCodec:
         geometry = geometry or WanVaeGeometry()
         with torch.device("meta"):
             vae = AutoencoderKLWan(**geometry.config())
-        known = in_diffusers_layout(tensors, vae.state_dict(), geometry.num_res_blocks)
-        weights.fill(vae, known, name)
-        vae.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        return cls(_channels_last(vae), geometry, raw_latents=raw_latents)
+        expected = vae.state_dict()
+        names = names_in(tensors, expected, geometry.num_res_blocks)
+        weights.check_fit(
+            name,
+            {key: tuple(tensor.shape) for key, tensor in tensors.items()},
+            {names[key]: tuple(tensor.shape) for key, tensor in expected.items()},
+        )
+        weights.fill(vae, {key: tensors[names[key]].to(device, dtype) for key in expected})
+        vae.eval()
+        if dtype.itemsize == 2:
+            lay_out_channels_last(vae)
+        return cls(vae, geometry, raw_latents=raw_latents)
 
     @property
     def latent_channels(self) -> int:
@@ -129,13 +138,3 @@ def _settled(cache: Tensor | str, slot: Slot, like: Tensor, size: Sequence[int])
         shape = (len(like), slot.channels, slot.frames, size[0] // slot.divisor, size[1] // slot.divisor)
         return like.new_zeros(shape)
     return F.pad(cache, (0, 0, 0, 0, slot.frames - cache.shape[2], 0))
-
-
-def _channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Lays out the weights of convolutions as CPUs and GPUs run them fastest; returns the model."""
-    for module in vae.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
-        elif isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    return vae

@@ -1,14 +1,23 @@
-"""Sizes of Wan's VAE, and from them the shape of everything that a stream carries from chunk to chunk."""
+"""Sizes of Wan's VAE, and from them the shape of everything that a stream carries from chunk to chunk. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from pipelines.causal_wan.latent_scale import WAN_DEVIATION, WAN_MEAN
+WAN_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_DEVIATION = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+"""Of the 16 latent channels of Wan 2.1, as its configuration gives them (see latent_scale)."""
 
 
 class Slot(NamedTuple):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-
-from torch import Tensor
+from collections.abc import Container, Iterable, Mapping
 
 _MARK = "encoder.conv1.weight"
 """A key that only the original layout has."""
@@ -20,15 +18,14 @@ _STEMS = {
 }  # fmt: skip
 
 
-def in_diffusers_layout(tensors: Mapping[str, Tensor], expected: Iterable[str], blocks: int) -> Mapping[str, Tensor]:
-    """The tensors under diffusers' names; those that are known in neither layout keep theirs.
+def names_in(tensors: Container[str], keys: Iterable[str], blocks: int) -> dict[str, str]:
+    """Diffusers' names `keys` to the names in a file with these `tensors`, which is in Wan's layout or in diffusers'.
 
-    expected: diffusers' names. blocks: `num_res_blocks` of the VAE.
+    blocks: `num_res_blocks` of the VAE.
     """
-    if _MARK not in tensors:
-        return tensors
-    names = {original_name(key, blocks): key for key in expected}
-    return {names.get(key, key): value for key, value in tensors.items()}
+    if _MARK in tensors:
+        return {key: original_name(key, blocks) for key in keys}
+    return {key: key for key in keys}
 
 
 def original_name(key: str, blocks: int) -> str:

@@ -43,9 +43,9 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def check_fit(name: str, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
     """Raises WeightsError, naming the file `name` and its tensors, where `found` is not just what is `expected`."""
     problems = [
-        *_named("missing", (key for key in expected if key not in found)),
-        *_named("unknown", (key for key in found if key not in expected)),
-        *_named(
+        *named("missing", (key for key in expected if key not in found)),
+        *named("unknown", (key for key in found if key not in expected)),
+        *named(
             "of another shape",
             (
                 f"{key} {shape} instead of {expected[key]}"
@@ -58,9 +58,10 @@ def check_fit(name: str, found: Mapping[str, Shape], expected: Mapping[str, Shap
         raise WeightsError(f"{name} does not fit the model: {'; '.join(problems)}")
 
 
-def _named(problem: str, keys: Iterable[str]) -> list[str]:
-    named = list(keys)
-    if not named:
+def named(problem: str, keys: Iterable[str]) -> list[str]:
+    """The problem with the first few of the keys that have it, as a list of one text, or of none."""
+    found = list(keys)
+    if not found:
         return []
-    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-    return [f"{problem}: {', '.join(named[:_SHOWN])}{more}"]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return [f"{problem}: {', '.join(found[:_SHOWN])}{more}"]

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.causal_wan.autoencoder import AutoencoderGeometry, AutoencoderState, StreamingAutoencoder, channels_last
+from pipelines.causal_wan.autoencoder import AutoencoderGeometry, AutoencoderState, StreamingAutoencoder
+from pipelines.causal_wan.memory_format import lay_out_channels_last
 from pipelines.training.checkpoint import Trainer
 from pipelines.training.clips import CHUNKS, ClipSet, encode_clips, to_chunks
 from pipelines.training.styles import STYLES
@@ -31,7 +32,8 @@ def train_autoencoder(
 ) -> StreamingAutoencoder:
     """A trained autoencoder, its latents' mean and deviation set from the clips."""
     torch.manual_seed(seed)
-    model = channels_last(StreamingAutoencoder(geometry)).to(device)
+    model = StreamingAutoencoder(geometry).to(device)
+    lay_out_channels_last(model)
     trainer = Trainer(model, folder / "autoencoder.pt", steps, rate=2e-3, label="autoencoder")
     frames = {style: clips.frames(style) for style in STYLES}
     for step in trainer.run():

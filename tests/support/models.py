@@ -6,9 +6,9 @@ import torch
 
 from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.dit import CausalWanModel
-from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
+from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
 from pipelines.causal_wan.noise import NoiseGeometry
-from pipelines.causal_wan.pipeline import CausalWanPipeline, Models
+from pipelines.causal_wan.pipeline import CausalWanPipeline, Models, Rules
 from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
 from streamgen.core import Params, PipelineSpec
 
@@ -39,4 +39,5 @@ def random_pipeline(cache: CacheGeometry = CACHE, seed: int = 0) -> CausalWanPip
         model.eval().requires_grad_(False)
     models = Models(TinyCodec(autoencoder), dit, TinyText(text))
     spec = PipelineSpec("random", 4, 1, 16, 256 * 256, 16.0, 0, DEFAULTS)
-    return CausalWanPipeline(spec, models, cache, NoiseGeometry(), torch.device("cpu"), torch.float32)
+    rules = Rules(cache, SamplerGeometry(), NoiseGeometry())
+    return CausalWanPipeline(spec, models, rules, torch.device("cpu"), torch.float32)

@@ -149,3 +149,132 @@ def test_wrong_use_is_refused() -> None:
         cache.give_back(slot)
     with pytest.raises(ValueError, match="do not fit a window"):
         CacheGeometry(window=2, sinks=2, sink_threshold=0.2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sink_rule": "swap"}, "sink_rule is one of copy, move"),
+        ({"sink_positions": "far"}, "sink_positions is one of"),
+        ({"memory": "all"}, "memory is one of own, last, first"),
+        ({"start": "first"}, "start is one of"),
+        ({"sink_positions": "absolute"}, "need sink_rule move"),
+        ({"memory": "first"}, "need sink_rule move"),
+    ],
+)
+def test_rules_that_do_not_exist_are_refused(wrong: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CacheGeometry(4, 1, 0.2, **wrong)  # type: ignore[arg-type]
+
+
+def test_several_frames_at_once_take_the_places_they_would_take_one_by_one() -> None:
+    at_once, one_by_one = cache_of(5, 2), cache_of(5, 2)
+    a, b = at_once.take(), one_by_one.take()
+    step = at_once.begin([a], frames=3)
+    keys = torch.cat([frame_of(i) for i in range(3)], dim=1)
+    values = torch.cat([frame_of(i + 1000) for i in range(3)], dim=1)
+    got = next(step.extend(layer, step.rotation(keys), values) for layer in range(DIT.layers))
+    want = feed(one_by_one, b, range(3))
+    torch.testing.assert_close(got, want)
+    assert at_once.seen(a) == 3
+    torch.testing.assert_close(feed(at_once, a, range(3, 9)), feed(one_by_one, b, range(3, 9)))
+    with pytest.raises(ValueError, match="2 latent frames at once do not fit a window of 5 any more"):
+        at_once.begin([a], frames=2)
+
+
+def test_a_frame_given_again_takes_the_place_of_itself() -> None:
+    cache, slot = cache_of(4, 1), 0
+    slot = cache.take()
+    with pytest.raises(ValueError, match="seen nothing"):
+        cache.begin([slot], [True])
+    feed(cache, slot, range(6))
+    step = cache.begin([slot], [True])
+    _, values = step.extend(0, step.rotation(frame_of(50)), frame_of(50))
+    assert cache.seen(slot) == 6
+    held = {i for i in (*range(6), 50) for v in values[0].split(4) if torch.equal(v, frame_of(i + 1000 * (i < 50))[0])}
+    assert held == {0, 3, 4, 50}
+
+
+def test_a_copied_slot_goes_on_like_the_original() -> None:
+    cache = cache_of(4, 2, threshold=0.3)
+    slot = cache.take()
+    feed(cache, slot, range(6))
+    other = cache.take()
+    cache.copy(slot, other)
+    assert cache.seen(other) == 6
+    torch.testing.assert_close(feed(cache, other, range(6, 11)), feed(cache, slot, range(6, 11)))
+
+
+def test_the_pool_is_no_larger_than_what_was_taken_at_once_and_counts_its_bytes() -> None:
+    cache = cache_of(4, 1)
+    slots = [cache.take() for _ in range(3)]
+    cache.give_back(slots[0])
+    assert cache.take() == slots[0]
+    assert cache.slots == 3
+    frame = 4 * DIT.heads * DIT.head_dim * 4
+    assert cache.bytes >= 3 * DIT.layers * 2 * 4 * frame
+    cache.reserve(8)
+    assert cache.slots == 8
+    assert cache.taken == 3
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        CacheGeometry(4, 1, 0.2),
+        CacheGeometry(4, 0, 0.2),
+        CacheGeometry(6, 3, -1.0, "move", "absolute"),
+        CacheGeometry(6, 3, 0.2, "move"),
+    ],
+    ids=str,
+)
+def test_a_slots_bytes_are_what_the_geometry_says(geometry: CacheGeometry) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        cache = RollingKVCache(DIT, geometry, GRID, CPU, dtype)
+        cache.reserve(5)
+        assert cache.bytes == 5 * geometry.slot_bytes(DIT, 4, dtype.itemsize)
+
+
+def test_neighbouring_slots_are_attended_to_without_a_copy() -> None:
+    cache = cache_of(3, 1)
+    slots = [cache.take(), cache.take()]
+    for i in range(4):
+        step = cache.begin(slots)
+        rows = torch.cat([frame_of(i), frame_of(i + 50)])
+        for layer in range(DIT.layers):
+            keys, values = step.extend(layer, step.rotation(rows), rows)
+    assert keys.data_ptr() == cache.keys[-1].data_ptr()
+    assert values.data_ptr() == cache.values[-1].data_ptr()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_slot_never_shows_another_streams_frames(data: st.DataObject) -> None:
+    """Streams come, advance in any company, are copied, and go; each value tells whose it is."""
+    rule = data.draw(st.sampled_from(["copy", "move"]))
+    geometry = CacheGeometry(3, 1, data.draw(st.sampled_from([-1.0, 0.0, 2.0])), rule)
+    cache = RollingKVCache(DIT, geometry, GRID, CPU, torch.float32)
+    owners: dict[int, int] = {}
+    for number in range(data.draw(st.integers(1, 25))):
+        action = data.draw(st.sampled_from(["take", "go", "advance", "advance", "advance"]))
+        if action == "take" or not owners:
+            slot = cache.take()
+            assert slot not in owners
+            assert cache.seen(slot) == 0
+            owners[slot] = number
+        elif action == "go":
+            slot = data.draw(st.sampled_from(sorted(owners)))
+            cache.give_back(slot)
+            del owners[slot]
+        else:
+            rows = data.draw(st.lists(st.sampled_from(sorted(owners)), min_size=1, unique=True))
+            step = cache.begin(rows)
+            mine = torch.tensor([float(owners[slot]) for slot in rows]).view(-1, 1, 1, 1)
+            values = mine.expand(-1, 4, DIT.heads, DIT.head_dim)
+            _, seen = step.extend(0, step.rotation(torch.randn(len(rows), 4, DIT.heads, DIT.head_dim)), values)
+            for row, slot in enumerate(rows):
+                shown = seen[row] if step.mask is None else seen[row][step.mask[row, 0, 0]]
+                assert len(shown) == 4 * min(cache.seen(slot), 3)
+                assert (shown == owners[slot]).all()
+        assert cache.taken == len(owners)
+        assert cache.slots >= cache.taken

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,39 @@ def test_motion_is_remembered_for_the_window_and_then_forgotten() -> None:
 
 def test_noise_never_goes_below_zero() -> None:
     assert NoiseController(NoiseGeometry()).next(flashing(), 0.02) == 0.0
+
+
+def test_a_still_scene_gets_exactly_what_was_asked_for_however_long() -> None:
+    """Not 0.7999999: the timestep is cut to a whole number."""
+    controller = NoiseController(NoiseGeometry())
+    assert {controller.next(still(), 0.8) for _ in range(200)} == {0.8}
+
+
+def test_latents_may_be_what_is_measured() -> None:
+    controller = NoiseController(NoiseGeometry(space="latents", sigma=2.0, smoothing=1.0))
+    latents = np.zeros((1, 4, 3, 3), np.float32)
+    assert controller.next(latents, 0.6) == 0.6
+    assert controller.next(latents + 1.0, 0.6) == pytest.approx(0.6 - 0.1 * 1.0 / 2.0)
+    assert controller.next(latents + 9.0, 0.6) == pytest.approx(0.5)
+
+
+def test_the_stride_says_which_pixels_are_looked_at() -> None:
+    frames = still(0)
+    frames[1, 1::4] = 255  # rows that a stride of 4 passes over
+    levels = [NoiseController(NoiseGeometry(stride=stride)).next(frames, 0.6) for stride in (4, 1)]
+    assert levels[0] == 0.6
+    assert levels[1] < 0.6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"space": "frames"}, "space is"),
+        ({"window": 0}, "window"),
+        ({"sigma": 0.0}, "sigma"),
+        ({"smoothing": 1.5}, "0..1"),
+    ],
+)
+def test_constants_that_make_no_sense_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoiseGeometry(**wrong)

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pipelines.causal_wan.pipeline import CausalWanPipeline, StreamState
 from pipelines.streaming import StreamBatch, sequential
@@ -92,7 +93,29 @@ def test_a_new_prompt_changes_the_stream_without_restarting_it() -> None:
     unchanged = stream(pipeline, pipeline.open(DEFAULTS), clip(3))
     assert all(np.array_equal(a, b) for a, b in zip(first, unchanged, strict=False))
     assert not np.array_equal(after[0], unchanged[4])
-    assert all(state.cache.seen(slot) == 7 for slot in state.slots)
+    assert all(state.latents.cache.seen(slot) == 7 for slot in state.latents.slots)
+
+
+def test_a_new_prompt_crosses_over_in_the_chunks_that_the_rules_say() -> None:
+    """After two chunks the stream attends to the very context of the new prompt; in the first of them to a mixture."""
+    pipeline = random_pipeline()
+    state, other = pipeline.open(DEFAULTS), pipeline.open(replace(DEFAULTS, prompt="neon"))
+    stream(pipeline, state, clip(3)[:1])
+    old, new = state.latents.context[0][0], other.latents.context[0][0]
+    pipeline.update(state, replace(DEFAULTS, prompt="neon"))
+    contexts = []
+    for chunk in clip(3)[1:4]:
+        stream(pipeline, state, [chunk])
+        contexts.append(state.latents.context[0][0])
+    assert not torch.equal(contexts[0], old)
+    assert not torch.equal(contexts[0], new)
+    assert torch.equal(contexts[1], new)
+    assert contexts[2] is contexts[1]
+
+
+def test_a_negative_prompt_without_guidance_is_refused_with_the_reason() -> None:
+    with pytest.raises(ParamsError, match="negative_prompt: has no effect"):
+        random_pipeline().open(replace(DEFAULTS, negative_prompt="blurry"))
 
 
 def test_less_noise_is_nearer_to_the_source_and_none_is_the_source_itself() -> None:
@@ -121,8 +144,8 @@ def test_memory_does_not_grow_with_sessions_that_come_and_go() -> None:
         state = pipeline.open(replace(DEFAULTS, prompt=str(i)))
         stream(pipeline, state, clip(i, 2))
         pipeline.close(state)
-    assert keeper.cache.slots == 4
-    assert keeper.cache.taken == 2
+    assert keeper.latents.cache.slots == 4
+    assert keeper.latents.cache.taken == 2
 
 
 @pytest.mark.parametrize(

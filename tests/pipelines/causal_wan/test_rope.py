@@ -27,8 +27,7 @@ def test_it_is_the_complex_rotation_of_each_pair() -> None:
 
 def test_time_alone_leaves_rows_and_columns() -> None:
     angles = RoPE(PAIRS, CPU).time_angles([3, 4])
-    assert angles.shape == (2, 1, 32)
-    assert angles[..., 12:].abs().max() == 0
+    assert angles.shape == (2, 1, 12)
     torch.testing.assert_close(angles[1, 0, 0], torch.tensor(4.0))
 
 

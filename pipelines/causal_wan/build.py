@@ -1,0 +1,126 @@
+"""The causal Wan presets, put together from their settings and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import files
+from pipelines.causal_wan import weights
+from pipelines.causal_wan.attention import BACKENDS, Attention
+from pipelines.causal_wan.autoencoder import CHUNK, AutoencoderGeometry, StreamingAutoencoder, TinyCodec
+from pipelines.causal_wan.checkpoints import load_dit
+from pipelines.causal_wan.device import choose_device, choose_dtype
+from pipelines.causal_wan.dit import CausalWanModel
+from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
+from pipelines.causal_wan.memory import memory_of
+from pipelines.causal_wan.memory_format import lay_out_channels_last
+from pipelines.causal_wan.noise import NoiseGeometry
+from pipelines.causal_wan.paired_codec import PairedCodec
+from pipelines.causal_wan.parts import Codec
+from pipelines.causal_wan.pipeline import SPACE, CausalWanPipeline, Models, Rules
+from pipelines.causal_wan.taehv import TaehvCodec
+from pipelines.causal_wan.tensorfile import open_tensors
+from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
+from pipelines.registry import Preset
+from streamgen.core import PipelineSpec
+from streamgen.errors import PresetError
+
+
+def build_tiny(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
+    """The tiny preset, with the weights in its folder. Raises PresetError, WeightsError."""
+    on, dtype = _place(device, threads)
+    settings = preset.settings
+    autoencoder = StreamingAutoencoder(AutoencoderGeometry(**settings["autoencoder"]))
+    dit = CausalWanModel(DiTGeometry.from_settings(settings["dit"]), _attention(on, dtype))
+    text = TinyTextEncoder(TextGeometry(**settings["text"]), len(preset.styles) + 1)  # and the photograph
+    for name, module in (("autoencoder", autoencoder), ("dit", dit), ("text", text)):
+        weights.load(module, preset.folder / f"{name}.safetensors")
+        module.to(on, dtype).eval().requires_grad_(False)
+    lay_out_channels_last(autoencoder)
+    models = Models(TinyCodec(autoencoder), dit, TinyText(text))
+    return CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
+
+
+def build_wan(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
+    """A preset of Wan 2.1's sizes, with the weights that `streamgen models pull` fetched. Raises PresetError, WeightsError.
+
+    The text encoder is transformers', which takes seconds to import, so that happens only here.
+    """
+    from pipelines.causal_wan.umt5 import UMT5TextEncoder  # noqa: PLC0415
+
+    on, dtype = _place(device, threads)
+    settings, places = preset.settings, files.locate(preset)
+    geometry = DiTGeometry.from_settings(settings["dit"])
+    with torch.device("meta"):
+        dit = CausalWanModel(geometry, _attention(on, dtype))
+    load_dit(dit, places["dit"], on, dtype)
+    dit.eval().requires_grad_(False)
+    text = UMT5TextEncoder.load(
+        places["text_encoder"], places["tokenizer"], text_len=geometry.text_len, device=on, dtype=dtype,
+        offload=settings["text"]["offload"],
+    )  # fmt: skip
+    codec = build_codec(settings, places, on, dtype)
+    models = Models(codec, dit, text, ThreadPoolExecutor(1, thread_name_prefix="prompt"))
+    return CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
+
+
+def build_codec(
+    settings: Mapping[str, Any], places: Mapping[str, Path], device: torch.device, dtype: torch.dtype
+) -> Codec:
+    """The codec that the settings name: taehv, wan, or paired (Wan's encoder, TAEHV's decoder)."""
+    name, raw = settings["codec"], settings["raw_latents"]
+    if name not in ("taehv", "wan", "paired"):
+        raise PresetError(f"codec is taehv, wan or paired, not {name!r}")
+    if name == "taehv":
+        return _taehv(places["taehv"], device, dtype, raw)
+    from pipelines.causal_wan.wan_vae import WanCodec  # noqa: PLC0415  # diffusers takes seconds to import
+
+    file = open_tensors(places["wan_vae"])
+    tensors = {key: file.read(key, device, dtype) for key in file.shapes}
+    wan = WanCodec.from_state_dict(tensors, device=device, dtype=dtype, raw_latents=raw, name=file.name)
+    return wan if name == "wan" else PairedCodec(wan, _taehv(places["taehv"], device, dtype, raw))
+
+
+def _taehv(place: Path, device: torch.device, dtype: torch.dtype, raw: bool) -> TaehvCodec:
+    file = open_tensors(place)
+    tensors = {key: file.read(key, device, torch.float32) for key in file.shapes}
+    return TaehvCodec.from_state_dict(tensors, device=device, dtype=dtype, raw_latents=raw, name=file.name)
+
+
+def _place(device: str, threads: int) -> tuple[torch.device, torch.dtype]:
+    if threads:
+        torch.set_num_threads(threads)
+    on = choose_device(device)
+    return on, choose_dtype(on)
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> Attention:
+    return BACKENDS["matmul" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"]
+
+
+def _rules(settings: Mapping[str, Any]) -> Rules:
+    return Rules(
+        CacheGeometry(**settings["cache"]),
+        SamplerGeometry.from_settings(settings["sampler"]),
+        NoiseGeometry(**settings["noise"]),
+        settings["blend_chunks"],
+    )
+
+
+def _spec(preset: Preset, dtype: torch.dtype) -> PipelineSpec:
+    settings, defaults = preset.settings, preset.defaults
+    return PipelineSpec(
+        name=preset.name,
+        chunk_frames=CHUNK,
+        first_chunk_frames=1,
+        size_multiple=SPACE * settings["dit"]["patch"][1],
+        max_pixels=settings["max_pixels"],
+        native_fps=preset.native_fps,
+        bytes_per_session=memory_of(settings, defaults, dtype.itemsize).session,
+        defaults=defaults,
+    )

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from torch import nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from pipelines import PRESETS
+from pipelines.causal_wan import memory
+from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder, TinyCodec
+from pipelines.causal_wan.dit import CausalWanModel
+from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
+from pipelines.causal_wan.taehv import Taehv
+from pipelines.causal_wan.taehv_geometry import TaehvGeometry
+from pipelines.causal_wan.wan_vae_geometry import WanVaeGeometry
+
+WAN = PRESETS["wan-1.3b"]
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_dits_parameters_are_counted_right(name: str) -> None:
+    geometry = DiTGeometry.from_settings(PRESETS[name].settings["dit"])
+    with torch.device("meta"):
+        assert memory.dit_parameters(geometry) == parameters(CausalWanModel(geometry))
+
+
+def test_the_other_models_are_as_large_as_written_down() -> None:
+    xxl = UMT5Config(
+        vocab_size=256384,
+        d_model=4096,
+        d_kv=64,
+        d_ff=10240,
+        num_layers=24,
+        num_heads=64,
+        feed_forward_proj="gated-gelu",
+    )
+    with torch.device("meta"):
+        layers = UMT5EncoderModel(xxl).encoder
+        sizes = {
+            memory._UMT5_LAYERS_PARAMETERS: parameters(layers) - 256384 * 4096,
+            memory._WAN_VAE_PARAMETERS: parameters(AutoencoderKLWan()),
+            memory._TAEHV_PARAMETERS: parameters(Taehv(TaehvGeometry())),
+        }
+    for written, real in sizes.items():
+        assert written == pytest.approx(real, rel=0.01)
+
+
+@pytest.mark.parametrize(("width", "height"), [(832, 480), (512, 512)])
+def test_codecs_keep_what_their_own_geometry_says(width: int, height: int) -> None:
+    taehv, wan = TaehvGeometry(), WanVaeGeometry()
+    for codec, halves in (("taehv", (taehv, taehv)), ("wan", (wan, wan)), ("paired", (wan, taehv))):
+        encoder = halves[0].encoder_bytes(height, width, torch.bfloat16)
+        decoder = halves[1].decoder_bytes(height, width, torch.bfloat16)
+        assert memory.codec_bytes({"codec": codec}, width, height) == encoder + decoder
+
+
+def test_the_tiny_codec_keeps_what_is_measured() -> None:
+    settings: dict[str, Any] = {"autoencoder": {"latent_channels": 4, "width": 16, "frame_width": 8}}
+    codec = TinyCodec(StreamingAutoencoder(AutoencoderGeometry(**settings["autoencoder"])).eval())
+    state = codec.open()
+    with torch.inference_mode():
+        codec.decode([state], codec.encode([state], torch.zeros(1, 1, 3, 64, 96)))
+    carried = [part for part in state.carried if part is not None]
+    assert len(carried) == 2
+    assert memory.codec_bytes(settings, 96, 64, itemsize=4) == sum(part.nbytes for part in carried)
+
+
+def test_the_cache_is_counted_for_every_step_that_has_its_own() -> None:
+    dit = DiTGeometry.from_settings(WAN.settings["dit"])
+    own = CacheGeometry(window=6, sinks=3, sink_threshold=0.2)
+    shared = CacheGeometry(window=6, sinks=3, sink_threshold=0.2, memory="last")
+    one = memory.cache_bytes(dit, own, 512 * 512, 1)
+    assert one == pytest.approx(1.13e9, rel=0.01)  # 2 x 30 layers x 6 frames x 1024 tokens x 1536 x 2 bytes
+    assert memory.cache_bytes(dit, own, 512 * 512, 3) == 3 * one
+    assert memory.cache_bytes(dit, shared, 512 * 512, 3) == one
+
+
+def test_the_text_encoder_counts_while_it_is_on_the_device() -> None:
+    offloaded = memory.memory_of({**WAN.settings, "text": {"offload": True}}, WAN.defaults)
+    kept = memory.memory_of({**WAN.settings, "text": {"offload": False}}, WAN.defaults)
+    assert kept.prompt == 0
+    assert kept.weights - offloaded.weights == pytest.approx(9.3e9, rel=0.01)
+    assert offloaded.prompt == pytest.approx(9.3e9 / 24, rel=0.01)  # a layer
+    assert offloaded.session == kept.session
+    tiny = PRESETS["tiny"]
+    assert memory.memory_of(tiny.settings, tiny.defaults).prompt == 0
+
+
+def test_it_needs_no_torch() -> None:
+    program = (
+        "import sys, pipelines; from pipelines.causal_wan.memory import memory_of;"
+        "[memory_of(p.settings, p.defaults) for p in pipelines.PRESETS.values()];"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
