@@ -80,7 +80,7 @@ def _run(
 ) -> dict[str, Any]:
     dtypes = _dtypes(args, device)
     peaks = {format_name(dtype): peak(device, dtype) for dtype in dtypes}
-    patience = Patience(least=args.rounds and min(args.rounds, 3) or 3, most=args.rounds, seconds=args.patience)
+    patience = Patience(least=min(args.rounds, 3), most=args.rounds, seconds=args.patience)
     workshop = Workshop(device, dtypes, published, partial(_attention, args.attention, device), args.compile)
     until = time.monotonic() + args.seconds
     results: dict[str, Any] = {}

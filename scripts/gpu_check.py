@@ -41,10 +41,12 @@ BENCH = (
 )
 """Arguments of the engine benchmark, which begins no case after so many seconds; the targets come first."""
 SMALL_BENCH = (
-    "--dim 128 --layers 1 --text-dim 32 --text-len 16 --size 64x64 --steps 1 2 --dtype float32 --device cpu --threads 1"
-    " --rounds 2 --patience 0.5",
+    "--dim 128 --layers 1 --text-dim 32 --text-len 16 --size 64x64 --steps 1 2 --dtype float32 --device cpu --rounds 2",
 )
-TRAINING = "--clips 48 --autoencoder-steps 40 --autoencoder-batch 8 --text-steps 200 --dit-steps 44 --dit-batch 16 --device cuda"
+TRAINING = (
+    "--clips 48 --autoencoder-steps 40 --autoencoder-batch 8 --text-steps 200 --dit-steps 44 --dit-batch 16"
+    " --device cuda"
+)
 SMALL_TRAINING = (
     "--clips 1 --autoencoder-steps 1 --autoencoder-batch 1 --text-steps 1 --dit-steps 11 --dit-batch 2 --device cpu"
 )
@@ -62,8 +64,8 @@ class Check:
         with tempfile.TemporaryDirectory() as folder:
             settings, record = Path(folder) / "pytest.ini", Path(folder) / "record.xml"
             settings.write_text(PYTEST_SETTINGS, encoding="utf-8")
-            words = ["-m", "pytest", "-c", str(settings), "--rootdir", str(ROOT), "--import-mode=importlib", "-m", "gpu",
-                     "-q", "-p", "no:cacheprovider", f"--junitxml={record}", str(ROOT / "tests" / "gpu")]  # fmt: skip
+            words = ["-m", "pytest", "-c", str(settings), "--rootdir", str(ROOT), "--import-mode=importlib", "-m",
+                     "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={record}", "tests/gpu"]  # fmt: skip
             if self.small:
                 words += ["-k", "alone and not wan"]
             status = self._python(words, 150, {"STREAMGEN_GPU_TESTS": "cpu"} if self.small else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -55,6 +56,7 @@ class Taken:
 
 
 def format_name(dtype: torch.dtype) -> str:
+    """As reports call it."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -67,8 +69,10 @@ def measured(
     peaks: floating-point operations a second of the machine, for the name of each number format.
     """
     frames = _endless(case)
-    difference = _differences(case, contenders, device)
-    taken = _taken(case, contenders, device, patience, frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the published package warns of what it falls back to
+        difference = _differences(case, contenders, device)
+        taken = _taken(case, contenders, device, patience, frames)
     flops = _flops(case, next(it.side for it in contenders if it.side.name == "ours"), frames)
     for it in contenders:
         it.side.forget()

@@ -37,6 +37,7 @@ def stream_memory(fill: Callable[[], object], work: Callable[[], object], device
 
 
 def weights_bytes(tensors: Iterable[Tensor]) -> int:
+    """Of all of them."""
     return sum(tensor.nbytes for tensor in tensors)
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 COLUMNS = (
-    "case", "dtype", "DiT step ms", "encode ms", "decode ms", "chunk ms", "fps", "of peak: DiT, chunk", "first frame ms",
-    "GPU MiB", "differs by",
+    "case", "dtype", "DiT step ms", "encode ms", "decode ms", "chunk ms", "fps", "of peak: DiT, chunk",
+    "first frame ms", "GPU MiB", "differs by",
 )  # fmt: skip
+NOTE = """Random weights. Where there are two numbers, the second is the published package in the same run, on the same
+weights, each side in the number format in which it is faster; in brackets, how many times as long it takes. Medians."""
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any], versions: Mapping[str, str]) -> str:
@@ -18,8 +20,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any
     lines = [
         f"{where}; {what}.",
         "",
-        "Random weights. Where there are two numbers, the second is the published package in the same run, on the same "
-        "weights; in brackets, how many times as long it takes. Medians.",
+        NOTE,
         "",
         _row(COLUMNS),
         _row(["---"] * len(COLUMNS)),

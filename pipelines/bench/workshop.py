@@ -1,4 +1,4 @@
-"""Builds the contenders: weights drawn once for each model and number format, and shared by both sides and all cases."""
+"""Builds the contenders: weights drawn once for each model and number format, shared by both sides and all cases."""
 
 from __future__ import annotations
 

@@ -152,6 +152,7 @@ class TinyCodec:
 
     def __init__(self, model: StreamingAutoencoder) -> None:
         self._model = model
+        self._dtype = next(model.parameters()).dtype
 
     @property
     def latent_channels(self) -> int:
@@ -162,7 +163,7 @@ class TinyCodec:
 
     def encode(self, states: Sequence[TinyCodecState], frames: Tensor) -> Tensor:
         past = AutoencoderState(encoder=_gathered([state.carried.encoder for state in states]))
-        latents, after = self._model.encode(frames.expand(-1, CHUNK, -1, -1, -1), past)
+        latents, after = self._model.encode(frames.to(self._dtype).expand(-1, CHUNK, -1, -1, -1), past)
         for i, state in enumerate(states):
             state.carried = state.carried._replace(encoder=_only(after.encoder, i))
         return latents.unsqueeze(2)

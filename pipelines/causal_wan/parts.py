@@ -27,7 +27,7 @@ class Codec(Protocol):
     def encode(self, states: Sequence[Any], frames: Tensor) -> Tensor:
         """The latent frames (B, C, 1, H/8, W/8) of the next chunk of B streams, in the scale that the DiT expects.
 
-        frames: (B, T, 3, H, W) in -1..1 with T = 1 where the streams begin, else 4; all of them begin, or none.
+        frames: (B, T, 3, H, W) float32 in -1..1 with T = 1 where the streams begin, else 4; all of them begin, or none.
         """
         ...
 

@@ -151,7 +151,7 @@ class CausalWanPipeline:
     ) -> Iterable[Tensor]:
         frames = torch.from_numpy(np.stack([full[i] for i in at])).to(self._device).permute(0, 1, 4, 2, 3)
         states = [chunks[i][0].codec for i in at]
-        return self._models.codec.encode(states, frames.to(self._dtype) / 127.5 - 1.0).split(1)
+        return self._models.codec.encode(states, frames.float() / 127.5 - 1.0).split(1)
 
     def _row(self, state: StreamState, frames: Pixels, clean: Tensor) -> Row[StreamState]:
         params = state.params

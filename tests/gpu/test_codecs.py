@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from pipelines.bench.random_weights import random_like
 from pipelines.causal_wan.parts import Codec
 from pipelines.causal_wan.taehv import Taehv, TaehvCodec
 from pipelines.causal_wan.taehv_geometry import TaehvGeometry
+from pipelines.causal_wan.wan_vae_geometry import WanVaeGeometry
 from tests.support.gpu_models import BOUNDS, CPU, DTYPES, difference
 
 pytestmark = pytest.mark.gpu
@@ -21,15 +24,11 @@ def taehv(device: torch.device, dtype: torch.dtype) -> Codec:
 
 
 def wan_vae(device: torch.device, dtype: torch.dtype) -> Codec:
-    pytest.importorskip("diffusers")
-    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-
-    from pipelines.causal_wan.wan_vae import WanCodec
-    from pipelines.causal_wan.wan_vae_geometry import WanVaeGeometry
-
+    diffusers = pytest.importorskip("diffusers.models.autoencoders.autoencoder_kl_wan")
+    wan = importlib.import_module("pipelines.causal_wan.wan_vae")  # which needs diffusers
     geometry = WanVaeGeometry(base_dim=8)
-    tensors = random_like(AutoencoderKLWan(**geometry.config()), CPU, torch.float32)
-    return WanCodec.from_state_dict(tensors, geometry, device=device, dtype=dtype)
+    tensors = random_like(diffusers.AutoencoderKLWan(**geometry.config()), CPU, torch.float32)
+    return wan.WanCodec.from_state_dict(tensors, geometry, device=device, dtype=dtype)
 
 
 MADE = [pytest.param(taehv, id="taehv"), pytest.param(wan_vae, id="wan")]

@@ -85,7 +85,7 @@ def sequential(made: tuple[Denoiser, CausalWanModel], number: int, chunks: int, 
 def batched(
     made: tuple[Denoiser, CausalWanModel], numbers: list[int], chunks: int, steps: int = 2
 ) -> dict[int, list[Tensor]]:
-    """Results of several streams, all rows in flight in one pass: chunk i at step n beside chunk i + 1 at step n - 1."""
+    """Results of several streams, all rows in flight in one pass: chunk i at step n beside chunk i + 1 at n - 1."""
     streams, some = {n: opened(made, n) for n in numbers}, next(made[1].parameters())
     results: dict[int, list[Tensor]] = {n: [] for n in numbers}
     owners = {id(stream): n for n, stream in streams.items()}
