@@ -6,57 +6,28 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from pipelines.causal_wan.tensorfile import open_tensors
 from pipelines.causal_wan.umt5 import UMT5TextEncoder, clean, load_tokenizer, load_umt5
 from streamgen.errors import WeightsError
+from tests.support.umt5 import BUCKETS, DIM, FFN, HEADS, INNER, LAYERS, LENGTH, VOCABULARY, make_tokenizer, umt5_state
 
 CPU = torch.device("cpu")
-VOCABULARY, DIM, INNER, FFN, HEADS, LAYERS, BUCKETS, LENGTH = 40, 16, 24, 20, 4, 2, 32, 12
-
-BLOCK = {
-    "norm1.weight": (DIM,), "norm2.weight": (DIM,),
-    "attn.q.weight": (INNER, DIM), "attn.k.weight": (INNER, DIM), "attn.v.weight": (INNER, DIM),
-    "attn.o.weight": (DIM, INNER), "pos_embedding.embedding.weight": (BUCKETS, HEADS),
-    "ffn.gate.0.weight": (FFN, DIM), "ffn.fc1.weight": (FFN, DIM), "ffn.fc2.weight": (DIM, FFN),
-}  # fmt: skip
-
-
-def wan_state() -> dict[str, Tensor]:
-    """Random weights under the names of models_t5_umt5-xxl-enc-bf16.pth."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        "token_embedding.weight": (VOCABULARY, DIM),
-        "norm.weight": (DIM,),
-        **{f"blocks.{i}.{name}": shape for i in range(LAYERS) for name, shape in BLOCK.items()},
-    }
-    return {name: torch.randn(shape, generator=generator) * 0.4 for name, shape in shapes.items()}
 
 
 @pytest.fixture
 def original(tmp_path: Path) -> Path:
     path = tmp_path / "models_t5_umt5-xxl-enc-bf16.pth"
-    torch.save(wan_state(), path)
+    torch.save(umt5_state(), path)
     return path
 
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    """A folder with a unigram tokenizer of the kind that UMT5 has: it marks words, and ends with </s>."""
-    letters = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
-    words = [("▁oil", -1.0), ("▁ink", -1.0), ("▁pencil", -1.0), ("▁sketch", -1.0)]
-    made = Tokenizer(
-        models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0), *letters, *words], 2, False)
-    )
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    folder = tmp_path / "umt5-xxl"
-    folder.mkdir()
-    made.save(str(folder / "tokenizer.json"))
-    return folder
+    return make_tokenizer(tmp_path)
 
 
 def encoder(checkpoint: Path, tokenizer: Path, **changes: object) -> UMT5TextEncoder:
@@ -72,7 +43,7 @@ def encoder(checkpoint: Path, tokenizer: Path, **changes: object) -> UMT5TextEnc
 def test_it_computes_what_wans_own_encoder_computes(original: Path, tokenizer: Path) -> None:
     t5 = pytest.importorskip("models.wan.wan_base.modules.t5", reason="the published package is not installed")
     theirs = t5.T5Encoder(VOCABULARY, DIM, INNER, FFN, HEADS, LAYERS, BUCKETS, shared_pos=False, dropout=0.0).eval()
-    theirs.load_state_dict(wan_state())
+    theirs.load_state_dict(umt5_state())
     tokens = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     for prompt in ("oil", "pencil sketch", "a quick brown fox jumps over it"):
         ids = tokens.encode(prompt).ids
@@ -170,7 +141,7 @@ def test_offloaded_weights_are_on_the_device_only_while_they_run(original: Path,
 
 def test_weights_are_mapped_in_the_files_own_format(tmp_path: Path) -> None:
     path = tmp_path / "t5.pth"
-    torch.save({name: tensor.bfloat16() for name, tensor in wan_state().items()}, path)
+    torch.save({name: tensor.bfloat16() for name, tensor in umt5_state().items()}, path)
     model = load_umt5(open_tensors(path), torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.shared.weight.data_ptr() == model.encoder.embed_tokens.weight.data_ptr()
@@ -201,7 +172,7 @@ def test_prompts_are_cleaned_as_wan_cleans_them(prompt: str, cleaned: str) -> No
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, name: str, tensor: Tensor | None, message: str) -> None:
-    state = {**wan_state(), name: tensor}
+    state = {**umt5_state(), name: tensor}
     path = tmp_path / "t5.pth"
     torch.save({key: value for key, value in state.items() if value is not None}, path)
     with pytest.raises(WeightsError, match=f"^t5.pth .*{message}"):
