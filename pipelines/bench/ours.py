@@ -42,7 +42,7 @@ class OurModels:
         self._codecs: dict[str, Codec] = {}
 
     def add_codec(self, name: Codecs, taehv: Weights | None, wan_vae: Weights | None) -> None:
-        """taehv: as its file names it; wan_vae: in Wan's layout or diffusers'; None where the codec has no use for it."""
+        """taehv: as its file names it; wan_vae: in Wan's layout or diffusers'; None where the codec needs none."""
         self._codecs[name] = _codec(name, taehv, wan_vae, self.device, self.dtype)
 
     def codec(self, name: Codecs) -> Codec:

@@ -197,9 +197,10 @@ class CopiedSinks(SinkStep):
             return
         stale = self._alike(self._of_rows(means), new_means) < self._geometry.sink_threshold
         stale = stale if self._full is None else stale & self._full
-        stale = stale[..., None, None, None]
-        for state, new in ((zero, new_zero), (means, new_means), (key_pool, keys), (value_pool, values)):
-            state[self._rows, : self._geometry.sinks] = torch.where(stale, new[:, None], self._of_rows(state))
+        if not _surely_none(stale):
+            stale = stale[..., None, None, None]
+            for state, new in ((zero, new_zero), (means, new_means), (key_pool, keys), (value_pool, values)):
+                state[self._rows, : self._geometry.sinks] = torch.where(stale, new[:, None], self._of_rows(state))
         self._turn_on(layer, key_pool, self._turn)
 
 
@@ -230,7 +231,7 @@ class MovingSinks(SinkStep):
         entries = self._slots * (g.sinks + 1) + place.clamp(max=g.sinks)
         self._note(self._sinks.means[layer], entries, self._means_at_zero(means) if self._geometry.held else means)
         self._note(self._sinks.born[layer], entries, self._times)
-        if self._geometry.held:
+        if self._geometry.held and not _surely_none(place < g.sinks):
             self._note(self._sinks.zero[layer], entries, self._at_zero(keys))
         return self._slots * g.window + place
 
@@ -299,6 +300,11 @@ def enlarged(pool: Tensor, slots: int, dim: int = 0) -> Tensor:
     larger = pool.new_zeros(*pool.shape[:dim], slots, *pool.shape[dim + 1 :])
     larger.narrow(dim, 0, pool.shape[dim]).copy_(pool)
     return larger
+
+
+def _surely_none(flags: Tensor) -> bool:
+    """Whether no flag is set, as far as that can be told without waiting for a device: on the CPU."""
+    return flags.device.type == "cpu" and not bool(flags.any())
 
 
 def _place(time: int, g: CacheGeometry) -> int:

@@ -6,6 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=$root/.venv
 python=$venv/bin/python
 cpu_index=https://download.pytorch.org/whl/cpu
+published=streamdiffusionv2==0.1.1
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -70,6 +71,8 @@ install() { # EXTRA
   install_torch
   say "  2/2 everything else"
   pip_install --editable "$root[$1]"
+  # The published code is compared with, not depended on: what it asks for beside torch would take gigabytes.
+  case $1 in test | dev) pip_install --no-deps "$published" ;; esac
   local extra
   for extra in $(within "$1"); do fingerprint >"$venv/installed-$extra"; done
 }
