@@ -21,7 +21,7 @@ from pipelines.causal_wan.geometry import DiTGeometry
 from pipelines.causal_wan.tiny_text import TextGeometry
 from pipelines.training.clips import ClipSet, encode_clips
 from pipelines.training.styles import STYLES
-from pipelines.training.train_autoencoder import train_autoencoder
+from pipelines.training.train_autoencoder import refine_decoder, train_autoencoder
 from pipelines.training.train_dit import LatentClips, Stage, train_dit
 from pipelines.training.train_text import train_text
 
@@ -55,6 +55,11 @@ def main() -> int:
     dit = train_dit(DiTGeometry.from_settings(settings["dit"]), stages, autoencoder.deviation, args.work, args.device,
                     args.seed)  # fmt: skip
     _write(dit, args.out / "dit.safetensors", torch.bfloat16)
+
+    refine_decoder(
+        autoencoder, small, args.work, args.decoder_steps, args.autoencoder_batch, 96, args.device, args.seed
+    )  # fmt: skip
+    _write(autoencoder, args.out / "autoencoder.safetensors", torch.bfloat16)
     return 0
 
 
@@ -81,10 +86,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=int, default=600, help="clips of 13 frames at 128x128")
-    parser.add_argument("--autoencoder-steps", type=int, default=2700)
+    parser.add_argument("--autoencoder-steps", type=int, default=2350)
     parser.add_argument("--autoencoder-batch", type=int, default=8)
+    parser.add_argument("--decoder-steps", type=int, default=1200, help="of the decoder alone, at the end")
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--dit-steps", type=int, default=2200)
+    parser.add_argument("--dit-steps", type=int, default=2000)
     parser.add_argument("--dit-batch", type=int, default=16)
     return parser.parse_args()
 

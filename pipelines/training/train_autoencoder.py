@@ -41,13 +41,36 @@ def train_autoencoder(
         chunks = _batch(rng, frames, batch, crop).to(device)
         with torch.autocast(device.partition(":")[0], torch.bfloat16):
             decoded, penalty = _reconstruct(model, chunks)
-        picture = (decoded.float() - chunks).abs().mean()
-        gradients = _gradient_loss(decoded.float(), chunks)
-        error = (decoded.detach().float().clamp(-1, 1) - chunks).square().mean() / 4
-        trainer.descend(picture + gradients + LATENT_PENALTY * penalty, psnr=-10 * torch.log10(error))
+        loss = _picture_loss(decoded, chunks) + LATENT_PENALTY * penalty
+        trainer.descend(loss, psnr=_psnr(decoded, chunks))
     trainer.finish()
     _normalise(model, clips, device)
     return model
+
+
+def refine_decoder(
+    model: StreamingAutoencoder, clips: ClipSet, folder: Path, steps: int, batch: int, crop: int, device: str, seed: int
+) -> None:
+    """Trains the decoder on, in place; the latents, and what was learnt about them, stay as they are."""
+    trainer = Trainer(model.decoder, folder / "decoder.pt", steps, rate=1e-3, label="decoder")
+    frames = {style: clips.frames(style) for style in STYLES}
+    for step in trainer.run():
+        chunks = _batch(np.random.default_rng((seed, 5, step)), frames, batch, crop).to(device)
+        with torch.autocast(device.partition(":")[0], torch.bfloat16):
+            decoded = _decode(model, chunks)
+        trainer.descend(_picture_loss(decoded, chunks), psnr=_psnr(decoded, chunks))
+    trainer.finish()
+
+
+def _decode(model: StreamingAutoencoder, chunks: Tensor) -> Tensor:
+    """(B, chunks, 4, 3, H, W) through the frozen encoder and the decoder, float32."""
+    state, decoded = AutoencoderState(), []
+    for i in range(chunks.shape[1]):
+        with torch.no_grad():
+            latent, state = model.encode(chunks[:, i], state)
+        picture, state = model.decode(latent + LATENT_NOISE * torch.randn_like(latent), state)
+        decoded.append(picture)
+    return torch.stack(decoded, dim=1).float()
 
 
 def _batch(rng: np.random.Generator, frames: dict[str, np.ndarray], batch: int, crop: int) -> Tensor:
@@ -71,14 +94,19 @@ def _reconstruct(model: StreamingAutoencoder, chunks: Tensor) -> tuple[Tensor, T
         penalty = penalty + latent.float().square().mean()
         picture, state = model.decode(latent + LATENT_NOISE * torch.randn_like(latent), state)
         decoded.append(picture)
-    return torch.stack(decoded, dim=1), penalty
+    return torch.stack(decoded, dim=1).float(), penalty
 
 
-def _gradient_loss(a: Tensor, b: Tensor) -> Tensor:
-    """L1 of the differences between neighbours in x, y and t: keeps edges sharp and stills steady."""
-    d = a - b
+def _picture_loss(decoded: Tensor, chunks: Tensor) -> Tensor:
+    """L1 of the pictures, and of the differences between neighbours in x, y and t: keeps edges sharp, stills steady."""
+    d = decoded - chunks
     across, down = d.diff(dim=-1).abs().mean(), d.diff(dim=-2).abs().mean()
-    return across + down + 0.5 * d.flatten(1, 2).diff(dim=1).abs().mean()
+    return d.abs().mean() + across + down + 0.5 * d.flatten(1, 2).diff(dim=1).abs().mean()
+
+
+def _psnr(decoded: Tensor, chunks: Tensor) -> Tensor:
+    """Of pictures in -1..1, in dB."""
+    return -10 * torch.log10((decoded.detach().clamp(-1, 1) - chunks).square().mean() / 4)
 
 
 @torch.inference_mode()
