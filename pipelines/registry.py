@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,17 @@ def build(name: str, device: str = "auto", threads: int = 0) -> Pipeline[Any]:
     if name not in PRESETS:
         raise PresetError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     preset = PRESETS[name]
+    _share_cores()
     module, function = preset.builder.split(":")
     pipeline: Pipeline[Any] = getattr(importlib.import_module(module), function)(preset, device, threads)
     return pipeline
+
+
+def _share_cores() -> None:
+    """Has torch's threads sleep where they wait for each other, unless the user chose otherwise.
+
+    By default they spin, which is a little faster on an idle machine; but as soon as another program wants one of the
+    cores they spin in place of those that they wait for, and a live stream becomes a slide show. The OpenMP runtime
+    reads this when torch is first imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")

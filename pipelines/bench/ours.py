@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +12,13 @@ from pipelines.bench.side import NOISE, Lap, Weights, prompt_embedding, silent
 from pipelines.causal_wan import weights
 from pipelines.causal_wan.attention import BACKENDS
 from pipelines.causal_wan.denoiser import Denoiser, LatentRow, LatentStream
-from pipelines.causal_wan.dit import CausalWanModel, TextContext
-from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
-from pipelines.causal_wan.noise import NoiseController
+from pipelines.causal_wan.dit import CausalWanModel
+from pipelines.causal_wan.geometry import DiTGeometry
 from pipelines.causal_wan.parts import Codec
+from pipelines.causal_wan.pipeline import CausalWanPipeline, Models, Rules, StreamState
 from pipelines.causal_wan.taehv import TaehvCodec
-from streamgen.core import Pixels
+from pipelines.streaming import StreamBatch, finish, sequential
+from streamgen.core import Params, PipelineSpec, Pixels
 
 
 class OurModels:
@@ -36,9 +35,7 @@ class OurModels:
         self.dit.eval()
         if compiled:
             self.dit.compile(dynamic=False)
-        embedding = prompt_embedding(geometry.text_len, geometry.text_dim, device, self.dtype)
-        with torch.inference_mode():
-            self.context: TextContext = self.dit.context(embedding)
+        self.embedding = prompt_embedding(geometry.text_len, geometry.text_dim, device, self.dtype)
         self._codecs: dict[str, Codec] = {}
 
     def add_codec(self, name: Codecs, taehv: Weights | None, wan_vae: Weights | None) -> None:
@@ -50,49 +47,43 @@ class OurModels:
 
 
 class Ours:
-    """A stream of our models (side.Side)."""
+    """A stream of our pipeline (side.Side)."""
 
     name = "ours"
 
     def __init__(self, models: OurModels, case: Case) -> None:
         self._models, self._case = models, case
         self.dtype = models.dtype
-        self._codec = models.codec(case.codec)
-        self._denoiser = self._fresh_denoiser(case.model.cache)
-        self._stream: LatentStream | None = None
-        self._codec_state: Any = None
-        self._noise = NoiseController(case.model.noise)
-        self._flying: list[LatentRow] = []
+        self._pipeline = self._fresh_pipeline()
+        self._batch = StreamBatch(self._pipeline)
+        self._stream: StreamState | None = None
         self._lone: tuple[Denoiser, LatentStream] | None = None
 
     def begin(self, frames: Pixels) -> Pixels:
         self.forget()
-        self._stream = self._denoiser.open(self._case.grid, self._models.context, seed=0)
-        self._codec_state = self._codec.open()
-        self._noise = NoiseController(self._case.model.noise)
-        row = self._encoded(frames[:1])
-        while not row.done:
-            (row,) = self._denoiser.step([row])
-        return self._decoded(row)
+        case = self._case
+        params = Params(width=case.width, height=case.height, steps=case.steps, noise=NOISE)
+        self._stream = self._pipeline.open(params)
+        (pixels,) = sequential(self._pipeline, [(self._stream, frames[:1])])
+        return pixels
 
     def chunk(self, frames: Pixels, lap: Lap = silent) -> list[Pixels]:
-        self._flying.append(self._encoded(frames))
+        assert self._stream is not None, "begin comes first"
+        rows = self._pipeline.encode([(self._stream, frames)])
         lap("encode")
-        self._flying = self._denoiser.step(self._flying)
-        while self._case.denoising == "sequential" and not self._flying[0].done:
-            self._flying = self._denoiser.step(self._flying)
-        done = [row for row in self._flying if row.done]
-        self._flying = [row for row in self._flying if not row.done]
+        rows = finish(self._pipeline, rows) if self._case.denoising == "sequential" else self._batch.advance(rows)
         lap("denoise")
-        pictures = [self._decoded(row) for row in done]
+        pictures = self._pipeline.decode(rows)
         lap("decode")
         return pictures
 
     def step(self, latent: Tensor) -> Tensor:
+        models, case = self._models, self._case
         if self._lone is None:
-            cache = replace(self._case.model.cache, sink_threshold=-1.0, sink_positions="absolute", start="own")
-            denoiser = self._fresh_denoiser(cache)
-            self._lone = denoiser, denoiser.open(self._case.grid, self._models.context, seed=0)
+            cache = replace(case.model.cache, sink_threshold=-1.0, sink_positions="absolute", start="own")
+            denoiser = Denoiser(models.dit, cache, case.model.sampler, models.device, self.dtype)
+            context = models.dit.context(models.embedding)
+            self._lone = denoiser, denoiser.open(case.grid, context, seed=0)
         denoiser, stream = self._lone
         row = LatentRow(stream, latent, latent, step=0, steps=1, noise=NOISE, chunk=stream.chunks)
         stream.chunks += 1
@@ -100,25 +91,30 @@ class Ours:
 
     def forget(self) -> None:
         if self._stream is not None:
-            self._denoiser.close(self._stream)
+            self._batch.discard(self._stream)
+            self._pipeline.close(self._stream)
         self._stream = self._lone = None
-        self._flying.clear()
 
-    def _fresh_denoiser(self, cache: CacheGeometry) -> Denoiser:
-        return Denoiser(self._models.dit, cache, self._case.model.sampler, self._models.device, self.dtype)
+    def _fresh_pipeline(self) -> CausalWanPipeline:
+        models, case = self._models, self._case
+        spec = PipelineSpec(
+            name=case.name, chunk_frames=4, first_chunk_frames=1, size_multiple=16,
+            max_pixels=case.width * case.height, native_fps=16.0, bytes_per_session=0, defaults=Params(),
+        )  # fmt: skip
+        rules = Rules(case.model.cache, case.model.sampler, case.model.noise)
+        made = Models(models.codec(case.codec), models.dit, RandomText(models.embedding))
+        return CausalWanPipeline(spec, made, rules, models.device, self.dtype)
 
-    def _encoded(self, frames: Pixels) -> LatentRow:
-        """(T, H, W, 3) as a row that has all its steps before it."""
-        level = self._noise.next(frames, NOISE)
-        video = torch.from_numpy(frames).to(self._models.device).permute(0, 3, 1, 2)[None]
-        clean = self._codec.encode([self._codec_state], video.to(self.dtype) / 127.5 - 1.0)
-        assert self._stream is not None, "begin comes first"
-        return self._denoiser.start(self._stream, clean, self._case.steps, level)
 
-    def _decoded(self, row: LatentRow) -> Pixels:
-        pictures = self._codec.decode([self._codec_state], row.latent)[0]
-        pixels = (pictures.float() * 127.5 + 128.0).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-        return np.ascontiguousarray(pixels.cpu().numpy())
+@dataclass(frozen=True, eq=False)
+class RandomText:
+    """A text encoder (parts.TextEncoder) with one thing to say."""
+
+    embedding: Tensor
+
+    def encode(self, prompt: str) -> Tensor:
+        del prompt
+        return self.embedding
 
 
 def _codec(

@@ -29,7 +29,10 @@ Noise = Callable[[int, int], Tensor]
 
 def installed() -> bool:
     """Whether the package, and what it imports, is there."""
-    return all(importlib.util.find_spec(name) for name in ("streamdiffusionv2", "diffusers", "transformers", "einops"))
+    return all(
+        importlib.util.find_spec(name)
+        for name in ("streamdiffusionv2", "diffusers", "transformers", "einops", "ftfy", "regex")
+    )
 
 
 def module(name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.causal_wan.denoiser import Denoiser, LatentRow, LatentStream
 from pipelines.causal_wan.dit import CausalWanModel, TimeContexts, join_contexts
@@ -176,6 +177,35 @@ def test_kept_noise_is_the_same_for_every_chunk_and_fresh_noise_is_not() -> None
         assert torch.equal(denoiser.start(stream, clean(0, 0), 2, 1.0).latent, a) == same
         stream.reseed(5)
         assert not torch.equal(denoiser.start(stream, clean(0, 0), 2, 1.0).latent, a)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what on a GPU would have the host wait for a number that decides how to go on."""
+
+    refused = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.refused, name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("dit", "cache", "sampler"), RULES)
+def test_nothing_in_a_step_waits_for_the_device(
+    dit: DiTGeometry, cache: CacheGeometry, sampler: SamplerGeometry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.causal_wan.sinks._surely_none", lambda _: False)  # the CPU's short cut
+    denoiser = denoiser_of(dit, cache, sampler)
+    streams = [opened(denoiser, 0), opened(denoiser, 1)]
+    for chunk in range(7):
+        rows = [denoiser.start(stream, clean(i, chunk), 2, 0.75) for i, stream in enumerate(streams[: 1 + chunk % 3])]
+        with NoWaiting():
+            finished(denoiser, rows)
+
+
+def test_waiting_would_be_seen() -> None:
+    with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        bool((torch.ones(2) > 0).any())
 
 
 def test_noise_levels_are_computed_once_and_the_oldest_forgotten() -> None:

@@ -1,0 +1,43 @@
+"""The preset table."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.registry import PRESETS, build
+from streamgen.errors import PresetError
+
+PROGRAM = """
+import os, sys
+import pipelines
+assert "torch" not in sys.modules, "listing presets must not import torch"
+pipelines.build("tiny", "cpu", 1)
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+def test_the_table_lists_what_ships() -> None:
+    assert {"tiny", "wan-1.3b", "wan-14b"} <= set(PRESETS)
+    assert all(preset.name == name and preset.title for name, preset in PRESETS.items())
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(PresetError, match=r"no preset 'huge'; there are .*tiny"):
+        build("huge")
+
+
+@pytest.mark.parametrize(("chosen", "held"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_leave_the_cores_to_others_unless_the_user_says_otherwise(
+    chosen: str | None, held: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if chosen is not None:
+        environment["OMP_WAIT_POLICY"] = chosen
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert done.stdout.strip() == held
