@@ -104,7 +104,7 @@ def _dtypes(args: argparse.Namespace, device: torch.device) -> list[torch.dtype]
 
 
 def _attention(asked: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    return asked or ("matmul" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa")
+    return asked or ("by_head" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa")
 
 
 def _command() -> str:

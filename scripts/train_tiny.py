@@ -88,7 +88,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=600, help="clips of 13 frames at 128x128")
     parser.add_argument("--autoencoder-steps", type=int, default=2350)
     parser.add_argument("--autoencoder-batch", type=int, default=8)
-    parser.add_argument("--decoder-steps", type=int, default=1200, help="of the decoder alone, at the end")
+    parser.add_argument("--decoder-steps", type=int, default=1500, help="of the decoder alone, at the end")
     parser.add_argument("--text-steps", type=int, default=1500)
     parser.add_argument("--dit-steps", type=int, default=2000)
     parser.add_argument("--dit-batch", type=int, default=16)
