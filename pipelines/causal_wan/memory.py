@@ -70,7 +70,7 @@ def dit_parameters(g: DiTGeometry) -> int:
 def cache_bytes(dit: DiTGeometry, cache: CacheGeometry, pixels: int, steps: int, itemsize: int = HALF) -> int:
     """A stream's rolling KV caches: keys and values of its window, for every step that has a cache of its own."""
     tokens = pixels // (SPACE * dit.patch[1] * SPACE * dit.patch[2])
-    return cache.slots(steps) * 2 * dit.layers * cache.window * tokens * dit.dim * itemsize
+    return cache.slots(steps) * cache.slot_bytes(dit, tokens, itemsize)
 
 
 def context_bytes(dit: DiTGeometry, itemsize: int = HALF) -> int:
