@@ -14,6 +14,9 @@ import yaml
 from streamgen.core import Params, Pipeline
 from streamgen.errors import PresetError
 
+SPINS = 1000
+"""Turns that a waiting thread spins before it sleeps: about a microsecond."""
+
 _FOLDER = Path(__file__).parent / "presets"
 
 
@@ -70,10 +73,11 @@ def build(name: str, device: str = "auto", threads: int = 0) -> Pipeline[Any]:
 
 
 def _share_cores() -> None:
-    """Has torch's threads sleep where they wait for each other, unless the user chose otherwise.
+    """Has torch's threads spin only briefly where they wait for each other, unless the user chose otherwise.
 
-    By default they spin, which is a little faster on an idle machine; but as soon as another program wants one of the
-    cores they spin in place of those that they wait for, and a live stream becomes a slide show. The OpenMP runtime
-    reads this when torch is first imported.
+    By default they spin for milliseconds, in place of those that they wait for as soon as another program wants one of
+    the cores; a live stream then becomes a slide show. Not to spin at all costs a third of the speed when idle.
+    The OpenMP runtime (libgomp) reads this when torch is first imported.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from pipelines.bench.case import SMALL, WAN, Case, Model
-from pipelines.bench.flops import peak
-from pipelines.bench.measure import format_name, measured
+from pipelines.bench.flops import Peak
+from pipelines.bench.measure import measured
 from pipelines.bench.published import Package, package
 from pipelines.bench.report import markdown
 from pipelines.bench.stopwatch import Patience
@@ -79,7 +79,7 @@ def _run(
     args: argparse.Namespace, device: torch.device, cases: list[Case], published: Package | None
 ) -> dict[str, Any]:
     dtypes = _dtypes(args, device)
-    peaks = {format_name(dtype): peak(device, dtype) for dtype in dtypes}
+    peak = Peak(device)
     patience = Patience(least=min(args.rounds, 3), most=args.rounds, seconds=args.patience)
     workshop = Workshop(device, dtypes, published, partial(_attention, args.attention, device), args.compile)
     until = time.monotonic() + args.seconds
@@ -91,7 +91,7 @@ def _run(
             continue
         sys.stderr.write(f"{case.name} ...\n")
         try:
-            results[case.name] = measured(case, workshop.contenders(case), device, patience, peaks)
+            results[case.name] = measured(case, workshop.contenders(case), device, patience, peak)
         except torch.cuda.OutOfMemoryError:
             results[case.name] = {"skipped": "out of memory"}
     return results

@@ -161,7 +161,8 @@ class PipelineSpec:
             if size % self.size_multiple:
                 raise ParamsError(name, f"must be a multiple of {self.size_multiple}, not {size}")
         if params.negative_prompt and not self.guidance:
-            raise ParamsError("negative_prompt", "has no effect with this preset, which uses no guidance; leave it empty")
+            problem = "has no effect with this preset, which uses no guidance; leave it empty"
+            raise ParamsError("negative_prompt", problem)
         if params.width * params.height > self.max_pixels:
             raise ParamsError("width", f"{params.width}x{params.height} is over this preset's {self.max_pixels} pixels")
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.bench.case import Case
-from pipelines.bench.flops import dit_flops
+from pipelines.bench.flops import Peak, dit_flops
 from pipelines.bench.memory import MIB, StreamMemory, peak_resident, stream_memory
 from pipelines.bench.random_weights import random_frames
 from pipelines.bench.side import STAGES, Side
@@ -62,12 +62,12 @@ def format_name(dtype: torch.dtype) -> str:
 
 @torch.inference_mode()
 def measured(
-    case: Case, contenders: Sequence[Contender], device: torch.device, patience: Patience, peaks: Mapping[str, float]
+    case: Case, contenders: Sequence[Contender], device: torch.device, patience: Patience, peak: Peak
 ) -> dict[str, Any]:
-    """The report's entry of a case.
-
-    peaks: floating-point operations a second of the machine, for the name of each number format.
-    """
+    """The report's entry of a case."""
+    dtypes = {it.side.dtype for it in contenders}
+    for dtype in dtypes:
+        peak.look(dtype)
     frames = _endless(case)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the published package warns of what it falls back to
@@ -76,7 +76,9 @@ def measured(
     flops = _flops(case, next(it.side for it in contenders if it.side.name == "ours"), frames)
     for it in contenders:
         it.side.forget()
-    entry = _entry(case, contenders, taken, flops, peaks)
+    for dtype in dtypes:
+        peak.look(dtype)
+    entry = _entry(case, contenders, taken, flops, peak)
     if difference:
         entry["difference"] = difference
     return entry
@@ -158,21 +160,21 @@ def _difference(case: Case, sides: list[Side], device: torch.device) -> float:
 
 def _entry(
     case: Case, contenders: Sequence[Contender], taken: Mapping[str, Taken], flops: Mapping[str, int],
-    peaks: Mapping[str, float],
+    peak: Peak,
 ) -> dict[str, Any]:  # fmt: skip
     best = {}
     for it in sorted(contenders, key=lambda it: taken[it.key].chunk, reverse=True):
         best[it.side.name] = it
     ours, theirs = best["ours"], best.get("published")
     entry: dict[str, Any] = {"dtype": ours.format, "reference_dtype": theirs.format if theirs else None}
-    passes = _passes(case)
+    passes, most = _passes(case), peak.of(ours.side.dtype)
     for what in ("dit", "encode", "decode", "chunk"):
         ms = taken[ours.key].ms(what, passes)
-        entry[what] = {"ms": _short(ms), "flops_share": _short(1e3 * flops[what] / ms / peaks[ours.format])}
+        entry[what] = {"ms": _short(ms), "flops_share": _short(1e3 * flops[what] / ms / most)}
         entry[what] |= _compared(ms, taken[theirs.key].ms(what, passes)) if theirs else {}
     entry["fps"] = _short(1e3 * CHUNK / taken[ours.key].chunk)
     entry["ttff_ms"] = _short(taken[ours.key].first)
-    entry |= {"peak_tflops": _short(peaks[ours.format] / 1e12), "chunk_tflop": _short(flops["chunk"] / 1e12)}
+    entry |= {"peak_tflops": _short(most / 1e12), "chunk_tflop": _short(flops["chunk"] / 1e12)}
     entry |= _memory("", ours, taken[ours.key].memory)
     if theirs:
         entry["reference_fps"] = _short(1e3 * CHUNK / taken[theirs.key].chunk)

@@ -11,6 +11,7 @@ from pipelines.bench.case import Case, Codecs
 from pipelines.bench.side import NOISE, Lap, Weights, prompt_embedding, silent
 from pipelines.causal_wan import weights
 from pipelines.causal_wan.attention import BACKENDS
+from pipelines.causal_wan.condensed import condensed
 from pipelines.causal_wan.denoiser import Denoiser, LatentRow, LatentStream
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import DiTGeometry
@@ -82,7 +83,7 @@ class Ours:
         if self._lone is None:
             cache = replace(case.model.cache, sink_threshold=-1.0, sink_positions="absolute", start="own")
             denoiser = Denoiser(models.dit, cache, case.model.sampler, models.device, self.dtype)
-            context = models.dit.context(models.embedding)
+            context = models.dit.context(*condensed(models.embedding))
             self._lone = denoiser, denoiser.open(case.grid, context, seed=0)
         denoiser, stream = self._lone
         row = LatentRow(stream, latent, latent, step=0, steps=1, noise=NOISE, chunk=stream.chunks)

@@ -47,9 +47,9 @@ def build_tiny(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
 
 
 def build_wan(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
-    """A preset of Wan 2.1's sizes, with the weights that `streamgen models pull` fetched. Raises PresetError, WeightsError.
+    """A preset of Wan 2.1's sizes, with the weights that `streamgen models pull` fetched.
 
-    The text encoder is transformers', which takes seconds to import, so that happens only here.
+    Raises PresetError, WeightsError. The text encoder is transformers', which takes seconds to import: only here.
     """
     from pipelines.causal_wan.umt5 import UMT5TextEncoder  # noqa: PLC0415
 

@@ -145,7 +145,7 @@ class CacheStep:
         self._rows = _selection(slots, cache.device)
         self._sinks = cache.sinks.begin(known, self._places, self._rows)
         flat = [slot * window + place for slot, place in zip(known.slots, self._places, strict=True)]
-        self._flat = upload(torch.tensor(flat), cache.device) if len(flat) > 1 else None
+        self._flat = upload(torch.tensor(flat), cache.device)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Takes in the turned keys and the values (rows, tokens, heads, D) of the current frames in `layer`.
@@ -165,12 +165,10 @@ class CacheStep:
 
     def _write(self, pool: Tensor, new: Tensor, places: Tensor | None) -> None:
         """Puts frames (frames, tokens, heads, D) where they belong."""
-        if places is None:
-            places = self._flat
-        if places is None:
-            pool[self._known.slots[0], self._places[0]] = new[0]
+        if places is None and len(self._places) == 1 and not torch.compiler.is_compiling():
+            pool[self._known.slots[0], self._places[0]] = new[0]  # a number would be compiled in
         else:
-            pool.flatten(0, 1).index_copy_(0, places, new)
+            pool.flatten(0, 1).index_copy_(0, self._flat if places is None else places, new)
 
     def _attended(self, pool: Tensor) -> Tensor:
         """(rows, places * tokens, heads, D): a view, unless the slots are no neighbours or not full yet."""

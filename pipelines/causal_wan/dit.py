@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines.causal_wan.attention import Attention, sdpa
+from pipelines.causal_wan.condensed import lengthened, lengthened_weights
 from pipelines.causal_wan.device import upload
 from pipelines.causal_wan.geometry import TIMESTEPS, DiTGeometry
 from pipelines.causal_wan.rope import Rotation
 
-TextContext = list[tuple[Tensor, Tensor]]
-"""Cross-attention keys and values of a prompt, per layer: (rows, text_len, heads, D) each."""
+TextContext = list[tuple[Tensor, Tensor, Tensor | None]]
+"""Cross-attention keys and values of a prompt, per layer: (rows, tokens, heads, D) each; and what is added to the
+scores of its tokens (rows or 1, 1, 1, tokens), None for nothing (see condensed)."""
 
 TimeContext = tuple[Tensor, Tensor]
 """What the layers need to know of the noise level: its embedding (rows, dim) and modulation (rows, 6, dim)."""
@@ -60,10 +62,11 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(g.dim, g.dim)
 
     def forward(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = cache.rotation(_split(self.norm_q(q), self.heads))
-        k = cache.rotation(_split(self.norm_k(k), self.heads))
-        keys, values = cache.extend(layer, k, _split(v, self.heads))
+        qk, v = self.qkv(x).unflatten(-1, (3, -1)).split([2, 1], dim=-2)
+        scales = torch.stack([self.norm_q.weight, self.norm_k.weight])
+        qk = (F.rms_norm(qk, qk.shape[-1:], eps=self.norm_q.eps) * scales).to(v.dtype)
+        q, k = cache.rotation(_split(qk.flatten(-2), 2 * self.heads)).chunk(2, dim=-2)
+        keys, values = cache.extend(layer, k, _split(v.squeeze(-2), self.heads))
         return self.out(self.attend(q, keys, values, cache.mask))
 
 
@@ -81,13 +84,13 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(g.dim, g.dim)
 
     def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of text (rows, text_len, dim)."""
+        """Keys and values of text (rows, tokens, dim)."""
         k, v = self.kv(text).chunk(2, dim=-1)
         return _split(self.norm_k(k), self.heads), _split(v, self.heads)
 
-    def forward(self, x: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         q = _split(self.norm_q(self.q(x)), self.heads)
-        return self.out(self.attend(q, *context, None))
+        return self.out(self.attend(q, *context))
 
 
 class Block(nn.Module):
@@ -104,13 +107,14 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(6, g.dim) / g.dim**0.5)
 
     def forward(
-        self, x: Tensor, modulation: Tensor, layer: int, cache: Cache, context: tuple[Tensor, Tensor]
+        self, x: Tensor, modulation: Tensor, layer: int, cache: Cache, context: tuple[Tensor, Tensor, Tensor | None]
     ) -> Tensor:
         """x (rows, tokens, dim), modulation (rows, 6, dim)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation).unsqueeze(2).unbind(1)
-        x = x + gate1 * self.self_attention(self.norm1(x) * (1 + scale1) + shift1, layer, cache)
+        seen = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
+        x = torch.addcmul(x, gate1, self.self_attention(seen, layer, cache))
         x = x + self.cross_attention(self.norm3(x), context)
-        return x + gate2 * self.ffn(self.norm2(x) * (1 + scale2) + shift2)
+        return torch.addcmul(x, gate2, self.ffn(torch.addcmul(shift2, self.norm2(x), 1 + scale2)))
 
 
 class Head(nn.Module):
@@ -144,10 +148,13 @@ class CausalWanModel(nn.Module):
         self.blocks = nn.ModuleList(Block(g, attend) for _ in range(g.layers))
         self.head = Head(g)
 
-    def context(self, text: Tensor) -> TextContext:
-        """What cross-attention needs of text embeddings (rows, text_len, text_dim), once per prompt."""
+    def context(self, text: Tensor, weights: Tensor | None = None) -> TextContext:
+        """What cross-attention needs of text embeddings (rows, tokens, text_dim), once per prompt.
+
+        weights: added to the scores of the tokens, (rows or 1, 1, 1, tokens).
+        """
         embedded = self.text_embedding(text)
-        return [block.cross_attention.context(embedded) for block in self._blocks()]
+        return [(*block.cross_attention.context(embedded), weights) for block in self._blocks()]
 
     def times(self, sigma: Tensor) -> TimeContext:
         """What the layers need of noise levels (rows,) in 0..1."""
@@ -166,7 +173,7 @@ class CausalWanModel(nn.Module):
         x = latent if condition is None else torch.cat([latent, condition], dim=1)
         x = self.patch_embedding(x)
         grid = x.shape[2:]
-        x = x.flatten(2).transpose(1, 2)
+        x = x.flatten(2).transpose(1, 2).contiguous()
         time, modulation = self.times(sigma) if isinstance(sigma, Tensor) else sigma
         for layer, block in enumerate(self._blocks()):
             x = block(x, modulation, layer, cache, context[layer])
@@ -214,10 +221,24 @@ def join_contexts(contexts: Sequence[TextContext]) -> TextContext:
     """One row after the other. Where all are the same prompt's, nothing is copied."""
     first, rows = contexts[0], len(contexts)
     if all(context is first for context in contexts):
-        return first if rows == 1 else [(_repeated(k, rows), _repeated(v, rows)) for k, v in first]
+        return first if rows == 1 else [(_repeated(k, rows), _repeated(v, rows), weights) for k, v, weights in first]
+    tokens = max(context[0][0].shape[1] for context in contexts)
+    weights = _joined_weights(contexts, tokens)
     return [
-        (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*contexts, strict=True)
+        (
+            torch.cat([lengthened(k, tokens) for k, _, _ in layer]),
+            torch.cat([lengthened(v, tokens) for _, v, _ in layer]),
+            weights,
+        )
+        for layer in zip(*contexts, strict=True)
     ]
+
+
+def _joined_weights(contexts: Sequence[TextContext], tokens: int) -> Tensor | None:
+    firsts = [context[0] for context in contexts]
+    if all(weights is None and k.shape[1] == tokens for k, _, weights in firsts):
+        return None
+    return torch.cat([lengthened_weights(weights, k.shape[1], tokens, k) for k, _, weights in firsts])
 
 
 def _repeated(x: Tensor, rows: int) -> Tensor:

@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future
 from torch import Tensor
 
 from pipelines.causal_wan.blend import PromptBlend
+from pipelines.causal_wan.condensed import condensed
 from pipelines.causal_wan.dit import CausalWanModel, TextContext
 from pipelines.causal_wan.parts import TextEncoder
 
@@ -23,7 +24,7 @@ class StreamPrompt:
         self._text, self._dit, self._executor = text, dit, executor
         self._blend_chunks = blend_chunks
         self._blend = PromptBlend(text.encode(prompt))
-        self._context = dit.context(self._blend.next())
+        self._context = dit.context(*condensed(self._blend.next()))
         self._coming: Future[Tensor] | None = None
 
     def turn(self, prompt: str) -> None:
@@ -39,5 +40,5 @@ class StreamPrompt:
             coming, self._coming = self._coming, None
             self._blend.turn(coming.result(), self._blend_chunks)
         if self._blend.moving:
-            self._context = self._dit.context(self._blend.next())
+            self._context = self._dit.context(*condensed(self._blend.next()))
         return self._context

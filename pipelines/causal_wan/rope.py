@@ -34,12 +34,14 @@ class Rotation:
     def __call__(self, x: Tensor) -> Tensor:
         """x (rows, tokens, heads, 2 * pairs), turned; in the format of x."""
         a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=-1).to(x.dtype)
+        turned = torch.addcmul(a * self.cos, b, self.sin, value=-1), torch.addcmul(b * self.cos, a, self.sin)
+        return torch.cat(turned, dim=-1).to(x.dtype)
 
     def back(self, x: Tensor) -> Tensor:
         """The inverse turn."""
         a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * self.cos + b * self.sin, b * self.cos - a * self.sin], dim=-1).to(x.dtype)
+        turned = torch.addcmul(a * self.cos, b, self.sin), torch.addcmul(b * self.cos, a, self.sin, value=-1)
+        return torch.cat(turned, dim=-1).to(x.dtype)
 
 
 class RoPE:

@@ -303,8 +303,8 @@ def enlarged(pool: Tensor, slots: int, dim: int = 0) -> Tensor:
 
 
 def _surely_none(flags: Tensor) -> bool:
-    """Whether no flag is set, as far as that can be told without waiting for a device: on the CPU."""
-    return flags.device.type == "cpu" and not bool(flags.any())
+    """Whether no flag is set, as far as that can be told without waiting for a device: on the CPU, and not compiled."""
+    return flags.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(flags.any())
 
 
 def _place(time: int, g: CacheGeometry) -> int:

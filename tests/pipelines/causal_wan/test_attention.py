@@ -1,4 +1,5 @@
 import importlib.util
+import math
 import sys
 from types import ModuleType
 
@@ -27,6 +28,15 @@ def test_every_backend_gives_the_definition(name: str, masked: bool) -> None:
     torch.testing.assert_close(BACKENDS[name](q, k, v, mask if masked else None), want)
 
 
+@pytest.mark.parametrize("name", [name for name in BACKENDS if usable(name)])
+def test_numbers_in_a_mask_are_added_to_the_scores(name: str) -> None:
+    """A key that counts twice is a key that is there twice."""
+    q, k, v = torch.randn(2, 300, 3, 8), torch.randn(2, 7, 3, 8), torch.randn(2, 7, 3, 8)
+    twice = torch.tensor([0.0, math.log(2.0), 0.0, 0.0, 0.0, 0.0, -math.inf]).view(1, 1, 1, 7)
+    at = [0, 1, 1, 2, 3, 4, 5]
+    torch.testing.assert_close(BACKENDS[name](q, k, v, twice), sdpa(q, k[:, at], v[:, at], None))
+
+
 def test_masked_keys_have_no_influence() -> None:
     q, k, v = torch.randn(1, 2, 1, 8), torch.randn(1, 4, 1, 8), torch.randn(1, 4, 1, 8)
     mask = torch.tensor([True, True, True, False]).view(1, 1, 1, 4)
@@ -37,7 +47,7 @@ def test_a_backend_that_is_not_there_is_told_by_name(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     with pytest.raises(PresetError, match="needs the package xformers: pip install"):
         BACKENDS["xformers"]
-    with pytest.raises(PresetError, match="no attention 'flash'; there are sdpa, matmul, xformers"):
+    with pytest.raises(PresetError, match="no attention 'flash'; there are sdpa, matmul, by_head, xformers"):
         BACKENDS["flash"]
 
 

@@ -208,6 +208,24 @@ def test_waiting_would_be_seen() -> None:
         bool((torch.ones(2) > 0).any())
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, about what it deprecates in itself
+@pytest.mark.parametrize(("dit", "cache", "sampler"), RULES)
+def test_a_step_is_one_graph_that_is_compiled_once(
+    dit: DiTGeometry, cache: CacheGeometry, sampler: SamplerGeometry
+) -> None:
+    """From the first full window on no frame needs another graph; what it gives is what it gives without."""
+    torch.compiler.reset()
+    want = alone((dit, cache, sampler), 0, 1, 14)
+    denoiser = denoiser_of(dit, cache, sampler)
+    stream, got = opened(denoiser, 0), []
+    for chunk in range(14):
+        if chunk == 5:
+            denoiser._dit.compile(backend="eager", fullgraph=True, dynamic=False)
+        with torch._dynamo.config.patch(error_on_recompile=chunk > 5):
+            got += finished(denoiser, [denoiser.start(stream, clean(0, chunk), 1, 0.75)])
+    assert all(close(a, b) for a, b in zip(got, want, strict=True))
+
+
 def test_noise_levels_are_computed_once_and_the_oldest_forgotten() -> None:
     model = CausalWanModel(DIT)
     times = TimeContexts(model, CPU, most=2)
