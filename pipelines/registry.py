@@ -14,8 +14,8 @@ import yaml
 from streamgen.core import Params, Pipeline
 from streamgen.errors import PresetError
 
-SPINS = 1000
-"""Turns that a waiting thread spins before it sleeps: about a microsecond."""
+SPINS = 200
+"""Turns that a waiting thread spins before it sleeps: well under a microsecond."""
 
 _FOLDER = Path(__file__).parent / "presets"
 
@@ -76,7 +76,7 @@ def _share_cores() -> None:
     """Has torch's threads spin only briefly where they wait for each other, unless the user chose otherwise.
 
     By default they spin for milliseconds, in place of those that they wait for as soon as another program wants one of
-    the cores; a live stream then becomes a slide show. Not to spin at all costs a third of the speed when idle.
+    the cores; a live stream then becomes a slide show. Not to spin at all costs the more when idle.
     The OpenMP runtime (libgomp) reads this when torch is first imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

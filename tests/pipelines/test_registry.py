@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipelines.registry import PRESETS, build
+from pipelines.registry import PRESETS, SPINS, build
 from streamgen.errors import PresetError
 
 PROGRAM = """
@@ -33,7 +33,7 @@ def test_an_unknown_preset_names_those_there_are() -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "held"),
-    [({}, "None 1000"), ({"OMP_WAIT_POLICY": "active"}, "active None"), ({"GOMP_SPINCOUNT": "7"}, "None 7")],
+    [({}, f"None {SPINS}"), ({"OMP_WAIT_POLICY": "active"}, "active None"), ({"GOMP_SPINCOUNT": "7"}, "None 7")],
 )
 def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(chosen: dict[str, str], held: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | chosen
