@@ -60,6 +60,8 @@ async def photograph(page: Page, url: str, prompt: str, out: Path, settle_s: flo
     await page.click("#start")
     await page.wait_for_selector("body[data-state=live]", timeout=60_000)
     await page.wait_for_timeout(settle_s * 1000)
+    # Chromium calls its fake camera by the path of the file that it plays.
+    await page.evaluate("document.querySelectorAll('select option').forEach((o) => { o.textContent = 'Camera'; })")
     await page.mouse.move(0, 0)
     out.parent.mkdir(parents=True, exist_ok=True)
     await page.screenshot(path=out)
