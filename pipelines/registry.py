@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,22 @@ _FOLDER = Path(__file__).parent / "presets"
 
 
 @dataclass(frozen=True)
+class Choices:
+    """How a pipeline is to run on this machine, beside what its preset says."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads, 0 for as many as the machine has cores."""
+    attention: str = "auto"
+    """A backend of attention.BACKENDS; auto: the fastest of those that are always there."""
+    compiled: bool = False
+    """Whether the DiT's blocks are compiled when they are first run."""
+    loras: tuple[tuple[Path, float], ...] = ()
+    """LoRA files to merge into the DiT, each with its strength."""
+
+
+@dataclass(frozen=True)
 class Preset:
     """A named pipeline: where it is built, with which settings, and what to show of it."""
 
@@ -32,7 +48,7 @@ class Preset:
     styles: tuple[Mapping[str, str], ...]
     """Suggestions for the page: {"name", "prompt"}."""
     builder: str
-    """`module:function`, called with (preset, device, threads)."""
+    """`module:function`, called with (preset, Choices)."""
     settings: Mapping[str, Any]
     """What the builder needs: geometry, weights."""
     folder: Path
@@ -57,18 +73,27 @@ def _load(path: Path) -> Preset:
 PRESETS: Mapping[str, Preset] = {path.stem: _load(path) for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
-def build(name: str, device: str = "auto", threads: int = 0) -> Pipeline[Any]:
-    """The pipeline of preset `name`, weights loaded.
+def build(
+    name: str,
+    device: str = "auto",
+    threads: int = 0,
+    *,
+    attention: str = "auto",
+    compiled: bool = False,
+    loras: Sequence[tuple[Path, float]] = (),
+) -> Pipeline[Any]:
+    """The pipeline of preset `name`, weights loaded; the rest is described at Choices.
 
-    device: auto, cpu, cuda or cuda:N. threads: CPU threads, 0 for as many as the machine has cores.
-    Raises PresetError for an unknown preset or device, WeightsError where the weights are missing or do not fit.
+    Raises PresetError for what this preset or this machine cannot do, WeightsError where weights are missing or do not
+    fit.
     """
     if name not in PRESETS:
         raise PresetError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     preset = PRESETS[name]
     _share_cores()
     module, function = preset.builder.split(":")
-    pipeline: Pipeline[Any] = getattr(importlib.import_module(module), function)(preset, device, threads)
+    choices = Choices(device, threads, attention, compiled, tuple(loras))
+    pipeline: Pipeline[Any] = getattr(importlib.import_module(module), function)(preset, choices)
     return pipeline
 
 

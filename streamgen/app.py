@@ -62,7 +62,15 @@ def serve(config: Config, announce: Callable[[str], None], factory: Factory | No
     if factory is None:
         if config.preset not in pipelines.PRESETS:
             raise PresetError(f"no preset {config.preset!r}; there are {', '.join(pipelines.PRESETS)}")
-        factory = functools.partial(pipelines.build, config.preset, device=config.device, threads=config.threads)
+        factory = functools.partial(
+            pipelines.build,
+            config.preset,
+            device=config.device,
+            threads=config.threads,
+            attention=config.attention,
+            compiled=config.compiled,
+            loras=config.loras,
+        )
     with contextlib.closing(listen(config.host, config.port)) as listener:
         asyncio.run(_serve(config, listener, factory, announce))
 

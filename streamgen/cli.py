@@ -12,7 +12,7 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any, NoReturn
 
-from streamgen import __version__
+from streamgen import __version__, choices
 from streamgen.config import Config
 from streamgen.errors import ConfigError, StreamgenError
 
@@ -87,8 +87,7 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
     add("--preset", default=_DEFAULTS["preset"], help="what to run (default: %(default)s; see streamgen models list)")
     add("--host", default=_DEFAULTS["host"], help="address to listen on (default: %(default)s; 0.0.0.0 for all)")
     add("--port", type=int, default=_DEFAULTS["port"], help="port to listen on (default: %(default)s; 0: any free one)")
-    add("--device", default=_DEFAULTS["device"], help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    add("--threads", type=int, default=_DEFAULTS["threads"], help="CPU threads of the engine (default: it chooses)")
+    choices.add_arguments(parser)
     add(
         "--max-sessions",
         type=int,
@@ -136,7 +135,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         preset=arguments.preset,
         host=arguments.host,
         port=arguments.port,
-        device=arguments.device,
         max_sessions=arguments.max_sessions,
         token=arguments.token,
         allowed_origins=tuple(arguments.allowed_origins),
@@ -145,7 +143,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         idle_timeout_s=arguments.idle_timeout_s,
         job_timeout_s=arguments.job_timeout_s,
         start_timeout_s=arguments.start_timeout_s,
-        threads=arguments.threads,
+        **choices.of(arguments),
     )
     log_to_stderr(verbose=arguments.verbose)
     if config.host not in LOOPBACK and config.token is None:

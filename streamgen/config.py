@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from streamgen.errors import ConfigError
 
@@ -32,8 +33,14 @@ class Config:
     """A worker that is silent for this long on one piece of work counts as hung and is restarted."""
     start_timeout_s: float = 300.0
     """A worker that is not ready by then counts as failed."""
-    threads: int = field(default=0)
+    threads: int = 0
     """CPU threads of the engine; 0 lets the engine choose."""
+    attention: str = "auto"
+    """Attention kernels, by the name of their backend."""
+    compiled: bool = False
+    """Whether the model is compiled."""
+    loras: tuple[tuple[Path, float], ...] = ()
+    """LoRA files to merge, each with its strength."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", "must be from 0 to 65535")

@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 import pipelines
 from pipelines.streaming import StreamBatch, sequential
+from streamgen import choices
 from streamgen.core import Params, Pipeline, PipelineSpec, Pixels
-from streamgen.errors import ConfigError, MediaFileError, ParamsError
+from streamgen.errors import MediaFileError, ParamsError
 from streamgen.mediafile import Picture, VideoReader, VideoWriter, check_writable
 
-Builder = Callable[[str, str, int], Pipeline[Any]]
-"""(preset, device, threads) -> the pipeline; `pipelines.build` but in tests."""
+Builder = Callable[..., Pipeline[Any]]
+"""(preset, **choices) -> the pipeline; `pipelines.build` but in tests."""
 
 S = TypeVar("S")
 
@@ -45,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, help="width of the result (default: the preset's size, in INPUT's shape)")
     parser.add_argument("--height", type=int, help="height of the result")
     parser.add_argument("--fps", type=float, help="take at most so many frames a second (default: every frame)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: one per core)")
+    choices.add_arguments(parser)
     parser.add_argument("--stream-batch", action="store_true", help="denoise neighbouring chunks as one batch")
 
 
@@ -64,15 +64,14 @@ def _restyle_file(args: argparse.Namespace, build: Builder) -> None:
     changes = {name: value for name in _PARAMS if (value := getattr(args, name)) is not None}
     if not args.prompt.strip():
         raise ParamsError("prompt", "must not be empty")
-    if args.threads < 0:
-        raise ConfigError("--threads must not be negative")
+    chosen = choices.of(args)
     Params.parse(changes)  # what is wrong in itself is said before anything is loaded
     check_writable(args.output)
     if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         raise MediaFileError(f"{args.output} is the input itself; give the result another name")
 
     with VideoReader(args.input) as reader:
-        pipeline = build(args.preset, args.device, args.threads)
+        pipeline = build(args.preset, **chosen)
         width, height = fitted_size(reader.size, pipeline.spec, args.width, args.height)
         rate = min(reader.rate, Fraction(args.fps).limit_denominator(1001)) if args.fps else reader.rate
         fps = min(max(float(rate), 1.0), 60.0)

@@ -22,7 +22,7 @@ from streamgen.offline import add_arguments, fitted_size, restyled, run, thinned
 from tests.support.clips import MILLISECOND, make_clip
 
 
-def build_fake(preset: str, device: str, threads: int) -> Pipeline[Any]:
+def build_fake(*_: object, **__: object) -> Pipeline[Any]:
     return FakePipeline(replace(FAKE_SPEC, first_chunk_frames=1))
 
 
@@ -57,14 +57,15 @@ def test_options_reach_the_pipeline(tmp_path: Path) -> None:
             seen.append(params)
             return super().open(params)
 
-    def build(*args: object) -> Pipeline[Any]:
-        seen.append(args)
+    def build(*args: object, **choices: object) -> Pipeline[Any]:
+        seen.append((*args, choices["device"], choices["threads"], choices["attention"]))
         return Watched()
 
     clip = make_clip(tmp_path / "in.mp4")
-    options = "--preset other --steps 3 --seed 7 --noise 0.3 --width 128 --height 96 --device cpu --threads 2".split()
-    assert streamgen_run(clip, "--prompt", "ink", "-o", tmp_path / "out.mp4", *options, build=build) == 0
-    assert seen[0] == ("other", "cpu", 2)
+    options = "--attention sdpa --preset other --steps 3 --seed 7 --noise 0.3 --width 128 --height 96"
+    options += " --device cpu --threads 2"
+    assert streamgen_run(clip, "--prompt", "ink", "-o", tmp_path / "out.mp4", *options.split(), build=build) == 0
+    assert seen[0] == ("other", "cpu", 2, "sdpa")
     assert seen[1] == Params(prompt="ink", steps=3, seed=7, noise=0.3, width=128, height=96, fps=10.0)
 
 
@@ -184,7 +185,7 @@ def test_a_link_to_the_input_is_the_input(tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_load_are_one_line(tmp_path: Path) -> None:
-    def build(*args: object) -> Pipeline[Any]:
+    def build(*args: object, **choices: object) -> Pipeline[Any]:
         raise WeightsError("dit.safetensors: missing key blocks.0.norm")
 
     clip = make_clip(tmp_path / "in.mp4")
@@ -198,7 +199,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path, capsys: pytest.Captu
             raise KeyboardInterrupt
 
     clip = make_clip(tmp_path / "in.mp4")
-    status = streamgen_run(clip, "--prompt", "ink", "-o", tmp_path / "out.mp4", build=lambda *_: Interrupted())
+    status = streamgen_run(clip, "--prompt", "ink", "-o", tmp_path / "out.mp4", build=lambda *_, **__: Interrupted())
     assert status == 130
     assert capsys.readouterr().err.strip() == f"interrupted; {tmp_path / 'out.mp4'} was not written"
     assert list(tmp_path.iterdir()) == [clip]
@@ -207,7 +208,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path, capsys: pytest.Captu
 def test_a_refusal_of_the_pipeline_leaves_nothing(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4")
     faulty = FakePipeline(faults={"ink": Fault("open", "params")})
-    line = refused(tmp_path, clip, "--prompt", "ink", "-o", tmp_path / "out.mp4", build=lambda *_: faulty)
+    line = refused(tmp_path, clip, "--prompt", "ink", "-o", tmp_path / "out.mp4", build=lambda *_, **__: faulty)
     assert "programmed refusal" in line
 
 

@@ -35,7 +35,7 @@ class OurModels:
         weights.fill(self.dit, dit)
         self.dit.eval()
         if compiled:
-            self.dit.compile(dynamic=False)
+            self.dit.compile_blocks()
         self.embedding = prompt_embedding(geometry.text_len, geometry.text_dim, device, self.dtype)
         self._codecs: dict[str, Codec] = {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ from pipelines.causal_wan.checkpoints import load_dit
 from pipelines.causal_wan.device import choose_device, choose_dtype
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
+from pipelines.causal_wan.lora import load_lora
 from pipelines.causal_wan.memory import memory_of
 from pipelines.causal_wan.memory_format import lay_out_channels_last
 from pipelines.causal_wan.noise import NoiseGeometry
@@ -26,47 +29,58 @@ from pipelines.causal_wan.pipeline import SPACE, CausalWanPipeline, Models, Rule
 from pipelines.causal_wan.taehv import TaehvCodec
 from pipelines.causal_wan.tensorfile import open_tensors
 from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
-from pipelines.registry import Preset
+from pipelines.registry import Choices, Preset
 from streamgen.core import PipelineSpec
 from streamgen.errors import PresetError
 
+COMPILERS = ("c++", "g++", "clang++")
+"""Any of them will do."""
 
-def build_tiny(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
+
+def build_tiny(preset: Preset, choices: Choices) -> CausalWanPipeline:
     """The tiny preset, with the weights in its folder. Raises PresetError, WeightsError."""
-    on, dtype = _place(device, threads)
+    on, dtype = _place(choices)
+    if choices.loras:
+        raise PresetError(f"LoRA files are made for Wan's own sizes; {preset.name} is none of them")
     settings = preset.settings
     autoencoder = StreamingAutoencoder(AutoencoderGeometry(**settings["autoencoder"]))
-    dit = CausalWanModel(DiTGeometry.from_settings(settings["dit"]), _attention(on, dtype))
+    dit = CausalWanModel(DiTGeometry.from_settings(settings["dit"]), _attention(choices, on, dtype))
     text = TinyTextEncoder(TextGeometry(**settings["text"]), len(preset.styles) + 1)  # and the photograph
     for name, module in (("autoencoder", autoencoder), ("dit", dit), ("text", text)):
         weights.load(module, preset.folder / f"{name}.safetensors")
         module.to(on, dtype).eval().requires_grad_(False)
     lay_out_channels_last(autoencoder)
+    _compile(dit, choices, on)
     models = Models(TinyCodec(autoencoder), dit, TinyText(text))
     return CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
 
 
-def build_wan(preset: Preset, device: str, threads: int) -> CausalWanPipeline:
-    """A preset of Wan 2.1's sizes, with the weights that `streamgen models pull` fetched.
+def build_wan(preset: Preset, choices: Choices) -> CausalWanPipeline:
+    """A preset of Wan 2.1's sizes, with the weights that `streamgen models pull` fetched, and LoRA files merged.
 
     Raises PresetError, WeightsError. The text encoder is transformers', which takes seconds to import: only here.
     """
     from pipelines.causal_wan.umt5 import UMT5TextEncoder  # noqa: PLC0415
 
-    on, dtype = _place(device, threads)
+    on, dtype = _place(choices)
     settings, places = preset.settings, files.locate(preset)
     geometry = DiTGeometry.from_settings(settings["dit"])
+    loras = [(load_lora(path, geometry), strength) for path, strength in choices.loras]
     with torch.device("meta"):
-        dit = CausalWanModel(geometry, _attention(on, dtype))
+        dit = CausalWanModel(geometry, _attention(choices, on, dtype))
     load_dit(dit, places["dit"], on, dtype)
     dit.eval().requires_grad_(False)
+    _compile(dit, choices, on)
     text = UMT5TextEncoder.load(
         places["text_encoder"], places["tokenizer"], text_len=geometry.text_len, device=on, dtype=dtype,
         offload=settings["text"]["offload"],
     )  # fmt: skip
     codec = build_codec(settings, places, on, dtype)
     models = Models(codec, dit, text, ThreadPoolExecutor(1, thread_name_prefix="prompt"))
-    return CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
+    pipeline = CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
+    for lora, strength in loras:
+        pipeline.merge(lora, strength)
+    return pipeline
 
 
 def build_codec(
@@ -92,15 +106,28 @@ def _taehv(place: Path, device: torch.device, dtype: torch.dtype, raw: bool) -> 
     return TaehvCodec.from_state_dict(tensors, device=device, dtype=dtype, raw_latents=raw, name=file.name)
 
 
-def _place(device: str, threads: int) -> tuple[torch.device, torch.dtype]:
-    if threads:
-        torch.set_num_threads(threads)
-    on = choose_device(device)
+def _place(choices: Choices) -> tuple[torch.device, torch.dtype]:
+    if choices.threads:
+        torch.set_num_threads(choices.threads)
+    on = choose_device(choices.device)
     return on, choose_dtype(on)
 
 
-def _attention(device: torch.device, dtype: torch.dtype) -> Attention:
+def _attention(choices: Choices, device: torch.device, dtype: torch.dtype) -> Attention:
+    if choices.attention != "auto":
+        return BACKENDS[choices.attention]
     return BACKENDS["matmul" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"]
+
+
+def _compile(dit: CausalWanModel, choices: Choices, device: torch.device) -> None:
+    """Has the blocks compiled, if asked for and possible. Raises PresetError."""
+    if not choices.compiled:
+        return
+    if not any(shutil.which(name) for name in COMPILERS):
+        raise PresetError(f"to compile the model takes a C++ compiler ({', '.join(COMPILERS)}), and there is none")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise PresetError("to compile the model for a GPU takes the package triton: pip install triton")
+    dit.compile_blocks()
 
 
 def _rules(settings: Mapping[str, Any]) -> Rules:

@@ -100,6 +100,10 @@ class Denoiser:
         if not stream.cache.taken:
             self._caches.pop(stream.cache.grid, None)
 
+    def weights_changed(self) -> None:
+        """Forgets what the DiT made of noise levels."""
+        self._times.forget()
+
     def start(self, stream: LatentStream, clean: Tensor, steps: int, noise: float) -> LatentRow:
         """The next latent frames (1, C, frames, h, w) of a stream, noised to `noise` (0..1) for the first step."""
         if stream.slots and self._geometry.start == "last":

@@ -52,22 +52,21 @@ class RMSNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Attention of the current latent frame to itself and to the cached ones."""
 
-    def __init__(self, g: DiTGeometry, attend: Attention) -> None:
+    def __init__(self, g: DiTGeometry) -> None:
         super().__init__()
-        self.attend = attend
         self.heads = g.heads
         self.qkv = nn.Linear(g.dim, 3 * g.dim)
         self.norm_q = RMSNorm(g.dim, g.eps)
         self.norm_k = RMSNorm(g.dim, g.eps)
         self.out = nn.Linear(g.dim, g.dim)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
+    def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, turned, and values of x (rows, tokens, dim): (rows, tokens, heads, D) each."""
         qk, v = self.qkv(x).unflatten(-1, (3, -1)).split([2, 1], dim=-2)
         scales = torch.stack([self.norm_q.weight, self.norm_k.weight])
         qk = (F.rms_norm(qk, qk.shape[-1:], eps=self.norm_q.eps) * scales).to(v.dtype)
-        q, k = cache.rotation(_split(qk.flatten(-2), 2 * self.heads)).chunk(2, dim=-2)
-        keys, values = cache.extend(layer, k, _split(v.squeeze(-2), self.heads))
-        return self.out(self.attend(q, keys, values, cache.mask))
+        q, k = rotation(_split(qk.flatten(-2), 2 * self.heads)).chunk(2, dim=-2)
+        return q, k, _split(v.squeeze(-2), self.heads)
 
 
 class CrossAttention(nn.Module):
@@ -94,25 +93,34 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, feed-forward; the first and last are modulated by the noise level."""
+    """Self-attention, cross-attention, feed-forward; the first and last are modulated by the noise level.
+
+    In two halves, with the cache and the attention to it between them: what lies within a half depends on nothing but
+    tensors, and can be compiled.
+    """
 
     def __init__(self, g: DiTGeometry, attend: Attention) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(g.dim, g.eps, elementwise_affine=False)
-        self.self_attention = SelfAttention(g, attend)
+        self.self_attention = SelfAttention(g)
         self.norm3 = nn.LayerNorm(g.dim, g.eps)
         self.cross_attention = CrossAttention(g, attend)
         self.norm2 = nn.LayerNorm(g.dim, g.eps, elementwise_affine=False)
         self.ffn = nn.Sequential(nn.Linear(g.dim, g.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(g.ffn_dim, g.dim))
         self.modulation = nn.Parameter(torch.randn(6, g.dim) / g.dim**0.5)
 
-    def forward(
-        self, x: Tensor, modulation: Tensor, layer: int, cache: Cache, context: tuple[Tensor, Tensor, Tensor | None]
+    def before(self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (rows, tokens, dim); modulation (rows, 6, dim), cos and sin of the rotation."""
+        shift, scale = (modulation + self.modulation)[:, :2].unsqueeze(2).unbind(1)
+        seen = torch.addcmul(shift, self.norm1(x), 1 + scale)
+        return self.self_attention.project(seen, Rotation.of(cos, sin))
+
+    def after(
+        self, x: Tensor, attended: Tensor, modulation: Tensor, context: tuple[Tensor, Tensor, Tensor | None]
     ) -> Tensor:
-        """x (rows, tokens, dim), modulation (rows, 6, dim)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation).unsqueeze(2).unbind(1)
-        seen = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
-        x = torch.addcmul(x, gate1, self.self_attention(seen, layer, cache))
+        """x with what it attended to (rows, tokens, dim) worked in."""
+        gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, 2:].unsqueeze(2).unbind(1)
+        x = torch.addcmul(x, gate1, self.self_attention.out(attended))
         x = x + self.cross_attention(self.norm3(x), context)
         return torch.addcmul(x, gate2, self.ffn(torch.addcmul(shift2, self.norm2(x), 1 + scale2)))
 
@@ -147,6 +155,15 @@ class CausalWanModel(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(g.dim, 6 * g.dim))
         self.blocks = nn.ModuleList(Block(g, attend) for _ in range(g.layers))
         self.head = Head(g)
+        self._attend = attend
+        self._before, self._after = Block.before, Block.after
+
+    def compile_blocks(self) -> None:
+        """Compiles the halves of the blocks, once for all layers, when they are first run with tensors of a shape.
+
+        What the cache does stays as it is: it differs from frame to frame until the window is full.
+        """
+        self._before, self._after = torch.compile(Block.before), torch.compile(Block.after)
 
     def context(self, text: Tensor, weights: Tensor | None = None) -> TextContext:
         """What cross-attention needs of text embeddings (rows, tokens, text_dim), once per prompt.
@@ -175,8 +192,11 @@ class CausalWanModel(nn.Module):
         grid = x.shape[2:]
         x = x.flatten(2).transpose(1, 2).contiguous()
         time, modulation = self.times(sigma) if isinstance(sigma, Tensor) else sigma
+        cos, sin = cache.rotation.cos, cache.rotation.sin
         for layer, block in enumerate(self._blocks()):
-            x = block(x, modulation, layer, cache, context[layer])
+            q, k, v = self._before(block, x, modulation, cos, sin)
+            keys, values = cache.extend(layer, k, v)
+            x = self._after(block, x, self._attend(q, keys, values, cache.mask), modulation, context[layer])
         return self._unpatchify(self.head(x, time), grid)
 
     def _blocks(self) -> list[Block]:

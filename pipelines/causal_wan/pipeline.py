@@ -6,7 +6,7 @@ Read top to bottom it is the way of a chunk: `encode`, `denoise` once per step, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from torch import Tensor
 from pipelines.causal_wan.denoiser import Denoiser, LatentRow, LatentStream
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
+from pipelines.causal_wan.lora import LoRA, MergedLoRAs
 from pipelines.causal_wan.noise import NoiseController, NoiseGeometry
 from pipelines.causal_wan.parts import Codec, TextEncoder
 from pipelines.causal_wan.prompt import StreamPrompt
@@ -78,6 +79,8 @@ class CausalWanPipeline:
         self._spec, self._models, self._rules = spec, models, rules
         self._device, self._dtype = device, dtype
         self._denoiser = Denoiser(models.dit, rules.cache, rules.sampler, device, dtype)
+        self._loras = MergedLoRAs(models.dit)
+        self._open: set[StreamState] = set()
 
     @property
     def spec(self) -> PipelineSpec:
@@ -92,7 +95,9 @@ class CausalWanPipeline:
             params.prompt, models.text, models.dit, self._rules.blend_chunks, models.text_executor
         )  # fmt: skip
         latents = self._denoiser.open(grid, prompt.next(), params.seed)
-        return StreamState(params, prompt, latents, models.codec.open(), NoiseController(self._rules.noise))
+        state = StreamState(params, prompt, latents, models.codec.open(), NoiseController(self._rules.noise))
+        self._open.add(state)
+        return state
 
     @torch.inference_mode()
     def update(self, state: StreamState, params: Params) -> None:
@@ -128,7 +133,31 @@ class CausalWanPipeline:
         return [picture[: row.frames] for picture, row in zip(pictures, rows, strict=True)]
 
     def close(self, state: StreamState) -> None:
+        self._open.discard(state)
         self._denoiser.close(state.latents)
+
+    @property
+    def loras(self) -> Mapping[str, float]:
+        """The LoRAs merged into the DiT, by name, and how strongly."""
+        return self._loras.strengths
+
+    @torch.inference_mode()
+    def merge(self, lora: LoRA, strength: float = 1.0) -> None:
+        """Adds a LoRA to the DiT for all streams, or gives it another strength; it holds from their next chunks on."""
+        self._loras.merge(lora, strength)
+        self._weights_changed()
+
+    @torch.inference_mode()
+    def unmerge(self, lora: LoRA) -> None:
+        """Takes it out again; the weights are bit for bit what they were. Raises ValueError where it is not merged."""
+        self._loras.unmerge(lora)
+        self._weights_changed()
+
+    def _weights_changed(self) -> None:
+        """Forgets what was computed with the weights as they were, but for the keys and values of past frames."""
+        self._denoiser.weights_changed()
+        for state in self._open:
+            state.prompt.weights_changed()
 
     def _check(self, params: Params) -> None:
         self._spec.check(params)

@@ -26,6 +26,7 @@ class StreamPrompt:
         self._blend = PromptBlend(text.encode(prompt))
         self._context = dit.context(*condensed(self._blend.next()))
         self._coming: Future[Tensor] | None = None
+        self._stale = False
 
     def turn(self, prompt: str) -> None:
         """Another prompt from now on; one that is not ready yet is forgotten."""
@@ -34,11 +35,15 @@ class StreamPrompt:
         else:
             self._coming = self._executor.submit(self._text.encode, prompt)
 
+    def weights_changed(self) -> None:
+        """What the DiT makes of the prompt is to be computed anew."""
+        self._stale = True
+
     def next(self) -> TextContext:
         """For the next chunk."""
         if self._coming is not None and self._coming.done():
             coming, self._coming = self._coming, None
             self._blend.turn(coming.result(), self._blend_chunks)
-        if self._blend.moving:
-            self._context = self._dit.context(*condensed(self._blend.next()))
+        if self._blend.moving or self._stale:
+            self._context, self._stale = self._dit.context(*condensed(self._blend.next())), False
         return self._context

@@ -47,6 +47,13 @@ def test_attention_backends_agree(device: torch.device, dtype: torch.dtype) -> N
     assert difference(other, expected) < BOUNDS[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_compiled_blocks_compute_the_same(device: torch.device, dtype: torch.dtype) -> None:
+    expected = batched(denoiser(device, dtype, STAYING), [0, 1], CHUNKS)
+    compiled = batched(denoiser(device, dtype, STAYING, compiled=True), [0, 1], CHUNKS)
+    assert max(difference(compiled[i], expected[i]) for i in range(2)) < BOUNDS[dtype]
+
+
 def test_no_step_waits_for_the_device(device: torch.device) -> None:
     if device.type != "cuda":
         pytest.skip("only CUDA tells")

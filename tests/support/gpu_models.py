@@ -44,13 +44,20 @@ def cache_for(dtype: torch.dtype) -> CacheGeometry:
 
 
 def denoiser(
-    device: torch.device, dtype: torch.dtype, cache: CacheGeometry | None = None, attention: str = "sdpa"
+    device: torch.device,
+    dtype: torch.dtype,
+    cache: CacheGeometry | None = None,
+    attention: str = "sdpa",
+    *,
+    compiled: bool = False,
 ) -> tuple[Denoiser, CausalWanModel]:
     """The same weights on every device, rounded to `dtype`."""
     tensors = random_dit(GEOMETRY, CPU, torch.float32)
     with torch.device("meta"):
         model = CausalWanModel(GEOMETRY, BACKENDS[attention])
     weights.fill(model, {name: tensor.to(device, dtype) for name, tensor in tensors.items()})
+    if compiled:
+        model.compile_blocks()
     return Denoiser(model.eval(), cache or cache_for(dtype), SAMPLER, device, dtype), model
 
 

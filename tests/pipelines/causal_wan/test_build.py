@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipelines.causal_wan.build import build_wan
 from pipelines.causal_wan.checkpoints import wan_shapes
 from pipelines.causal_wan.geometry import DiTGeometry
+from pipelines.causal_wan.lora import load_lora
 from pipelines.causal_wan.pipeline import CausalWanPipeline
 from pipelines.causal_wan.taehv_geometry import TaehvGeometry
 from pipelines.files import files_of
-from pipelines.registry import PRESETS, Preset, build
+from pipelines.registry import PRESETS, Choices, Preset, build
 from pipelines.streaming import sequential
 from streamgen.core import Params
 from streamgen.errors import ParamsError, PresetError, WeightsError
 from tests.support.codecs import random_taehv
 from tests.support.umt5 import make_tokenizer, umt5_state
 
+CPU = Choices(device="cpu")
 SMALL = DiTGeometry(
     latent_channels=16, cond_channels=0, patch=(1, 2, 2), dim=24, ffn_dim=40, heads=2, layers=2, freq_dim=16,
     text_dim=16, text_len=12, prediction="flow",
@@ -61,7 +64,7 @@ def run(pipeline: CausalWanPipeline, params: Params, chunks: int = 8) -> np.ndar
 
 
 def test_a_wan_preset_streams_from_its_files(preset: Preset) -> None:
-    pipeline = build_wan(preset, "cpu", 0)
+    pipeline = build_wan(preset, CPU)
     params = replace(preset.defaults, prompt="oil", steps=2)
     first = run(pipeline, params)
     assert first.shape == (29, 64, 64, 3)
@@ -72,14 +75,14 @@ def test_a_wan_preset_streams_from_its_files(preset: Preset) -> None:
 
 def test_more_steps_than_the_list_has_are_refused(preset: Preset) -> None:
     settings = {**preset.settings, "sampler": {**preset.settings["sampler"], "steps": [700, 500]}}
-    pipeline = build_wan(replace(preset, settings=settings), "cpu", 0)
+    pipeline = build_wan(replace(preset, settings=settings), CPU)
     with pytest.raises(ParamsError, match="steps: this preset takes at most 2"):
         pipeline.open(replace(preset.defaults, steps=3))
 
 
 def test_a_prompt_that_takes_long_to_encode_stops_no_chunk(preset: Preset) -> None:
     """The stream goes on under the old prompt; the new one holds as soon as it is encoded."""
-    pipeline = build_wan(preset, "cpu", 0)
+    pipeline = build_wan(preset, CPU)
     state = pipeline.open(replace(preset.defaults, prompt="oil"))
     sequential(pipeline, [(state, frames(1))])
     old = state.latents.context[0][0]
@@ -89,6 +92,69 @@ def test_a_prompt_that_takes_long_to_encode_stops_no_chunk(preset: Preset) -> No
     for i in range(2):
         sequential(pipeline, [(state, frames(4, i))])
     assert not torch.equal(state.latents.context[0][0], old)
+
+
+def lora_file(folder: Path) -> Path:
+    """A LoRA of one self-attention and one cross-attention matrix."""
+    generator = torch.Generator().manual_seed(3)
+    tensors = {}
+    for module in ("blocks.0.self_attn.q", "blocks.1.cross_attn.k"):
+        tensors[f"diffusion_model.{module}.lora_A.weight"] = torch.randn(2, SMALL.dim, generator=generator)
+        tensors[f"diffusion_model.{module}.lora_B.weight"] = torch.randn(SMALL.dim, 2, generator=generator)
+    save_file(tensors, folder / "style.safetensors")
+    return folder / "style.safetensors"
+
+
+def test_a_lora_chosen_at_the_start_is_one_merged_later_and_unmerged_it_is_gone(preset: Preset, tmp_path: Path) -> None:
+    path = lora_file(tmp_path)
+    chosen = build_wan(preset, replace(CPU, loras=((path, 0.7),)))
+    assert chosen.loras == {"style.safetensors": 0.7}
+    pipeline, lora = build_wan(preset, CPU), load_lora(path, SMALL)
+    plain = run(pipeline, preset.defaults)
+    pipeline.merge(lora, 0.7)
+    merged = run(pipeline, preset.defaults)
+    assert not np.array_equal(merged, plain)
+    assert np.array_equal(merged, run(chosen, preset.defaults))
+    pipeline.unmerge(lora)
+    assert pipeline.loras == {}
+    assert np.array_equal(run(pipeline, preset.defaults), plain)
+
+
+def test_a_lora_merged_in_mid_stream_holds_for_the_next_chunk(preset: Preset, tmp_path: Path) -> None:
+    """Also in what is kept from chunk to chunk: the prompt's keys, and what the layers are told of noise levels."""
+    pipeline = build_wan(preset, CPU)
+    state, other = pipeline.open(preset.defaults), pipeline.open(preset.defaults)
+    sequential(pipeline, [(state, frames(1))])
+    pipeline.merge(load_lora(lora_file(tmp_path), SMALL))
+    sequential(pipeline, [(state, frames(4, 1))])
+    sequential(pipeline, [(other, frames(1))])
+    fresh = pipeline.open(preset.defaults)
+    expected = fresh.prompt.next()
+    for stream in (state, other):
+        assert torch.equal(stream.latents.context[1][0], expected[1][0])
+    assert not torch.equal(build_wan(preset, CPU).open(preset.defaults).prompt.next()[1][0], expected[1][0])
+
+
+def test_a_lora_that_does_not_fit_is_refused(preset: Preset, tmp_path: Path) -> None:
+    save_file({"blocks.7.self_attn.q.lora_A.weight": torch.zeros(2, 24)}, tmp_path / "odd.safetensors")
+    with pytest.raises(WeightsError, match=r"odd\.safetensors does not fit the model: .*blocks\.7"):
+        build_wan(preset, replace(CPU, loras=((tmp_path / "odd.safetensors", 1.0),)))
+    with pytest.raises(PresetError, match="LoRA files are made for Wan's own sizes; tiny is none of them"):
+        build("tiny", "cpu", loras=[(tmp_path / "odd.safetensors", 1.0)])
+
+
+def test_the_attention_can_be_chosen(preset: Preset) -> None:
+    plain = run(build_wan(preset, CPU), preset.defaults)
+    close = run(build_wan(preset, replace(CPU, attention="by_head")), preset.defaults)
+    assert np.abs(plain.astype(int) - close).max() <= 1
+    with pytest.raises(PresetError, match="no attention 'magic'"):
+        build_wan(preset, replace(CPU, attention="magic"))
+
+
+def test_compiling_needs_a_compiler(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(PresetError, match="to compile the model takes a C"):
+        build_wan(preset, replace(CPU, compiled=True))
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,4 +169,4 @@ def test_an_unknown_preset_device_or_codec_is_named(preset: Preset) -> None:
     with pytest.raises(PresetError, match="no device 'tpu'"):
         build("tiny", device="tpu")
     with pytest.raises(PresetError, match="not 'jpeg'"):
-        build_wan(replace(preset, settings={**preset.settings, "codec": "jpeg"}), "cpu", 0)
+        build_wan(replace(preset, settings={**preset.settings, "codec": "jpeg"}), CPU)

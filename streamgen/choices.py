@@ -1,0 +1,63 @@
+"""How the model is to run on this machine: the options that `serve` and `run` have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from streamgen.errors import ConfigError
+
+ATTENTIONS = ("auto", "sdpa", "matmul", "by_head", "xformers")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device, --threads, --attention, --compile, --lora."""
+    add = parser.add_argument
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--threads", type=int, default=0, metavar="N", help="CPU threads of the model (default: one per core)")
+    add(
+        "--attention",
+        choices=ATTENTIONS,
+        default="auto",
+        help="kernels to use; xformers comes with the extra gpu (default: auto)",
+    )
+    add("--compile", action="store_true", dest="compiled", help="compile the model: starts later, runs faster")
+    add(
+        "--lora",
+        action="append",
+        default=[],
+        dest="loras",
+        metavar="FILE[=STRENGTH]",
+        help="merge a LoRA file into a Wan preset (may be repeated; STRENGTH is 1 where not given)",
+    )
+
+
+def of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was chosen, as keywords of pipelines.build. Raises ConfigError."""
+    if arguments.threads < 0:
+        raise ConfigError("--threads must not be negative")
+    return {
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "attention": arguments.attention,
+        "compiled": arguments.compiled,
+        "loras": tuple(parse_lora(text) for text in arguments.loras),
+    }
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """File and strength of FILE[=STRENGTH]. Raises ConfigError."""
+    name, equals, number = text.rpartition("=")
+    if not equals or Path(text).is_file():
+        name, number = text, "1"
+    try:
+        strength = float(number)
+    except ValueError:
+        raise ConfigError(f"--lora takes FILE or FILE=STRENGTH, and {number!r} is no number") from None
+    if not -10 <= strength <= 10:
+        raise ConfigError(f"--lora takes a strength from -10 to 10, not {number}")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"--lora {name}: there is no such file")
+    return path.resolve(), strength
