@@ -85,15 +85,16 @@ def _run(
     until = time.monotonic() + args.seconds
     results: dict[str, Any] = {}
     for case in cases:
+        name = f"{case.name} compiled" if args.compile else case.name
         late = "no time left for it" if time.monotonic() > until else None
         if missing := lacking(case.codec) or late:
-            results[case.name] = {"skipped": missing}
+            results[name] = {"skipped": missing}
             continue
-        sys.stderr.write(f"{case.name} ...\n")
+        sys.stderr.write(f"{name} ...\n")
         try:
-            results[case.name] = measured(case, workshop.contenders(case), device, patience, peak)
+            results[name] = measured(case, workshop.contenders(case), device, patience, peak)
         except torch.cuda.OutOfMemoryError:
-            results[case.name] = {"skipped": "out of memory"}
+            results[name] = {"skipped": "out of memory"}
     return results
 
 
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="best: each side in the number format that it is fastest in (default)")  # fmt: skip
     how.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as many as cores)")
     how.add_argument("--attention", choices=tuple(BACKENDS), help="backend of ours")
-    how.add_argument("--compile", action="store_true", help="compile our DiT with torch.compile")
+    how.add_argument("--compile", action="store_true", help="compile the blocks of our DiT")
     how.add_argument("--rounds", type=int, default=15, metavar="N", help="at most, for each figure (default 15)")
     how.add_argument("--patience", type=float, default=6.0, metavar="S", help="for each figure, about (default 6)")
     how.add_argument("--seconds", type=float, default=1e9, metavar="S", help="after which no further case is begun")

@@ -39,6 +39,7 @@ PYTEST_SETTINGS = "[pytest]\nmarkers =\n    gpu: wants an NVIDIA GPU\n"
 BENCH = (
     "--preset wan-1.3b --size 512x512 832x480 --steps 1 2 4 --rounds 10 --patience 1.5 --seconds 75",
     "--preset wan-14b --size 512x512 832x480 --steps 1 2 4 --rounds 8 --patience 2 --seconds 110",
+    "--preset wan-1.3b wan-14b --size 512x512 --steps 1 --compile --alone --rounds 8 --patience 1.5 --seconds 60",
     "--preset wan-1.3b --size 512x512 --codec paired wan --rounds 8 --patience 1.5 --seconds 30 --steps 1",
 )
 """Arguments of the engine benchmark, which begins no case after so many seconds; the targets come first."""
@@ -102,14 +103,8 @@ class Check:
             return True
         options = SMALL_TRAINING if self.small else TRAINING
         with tempfile.TemporaryDirectory() as folder:
-            words = [
-                str(ROOT / "scripts" / "train_tiny.py"),
-                *options.split(),
-                "--work",
-                folder,
-                "--out",
-                f"{folder}/made",
-            ]
+            script = str(ROOT / "scripts" / "train_tiny.py")
+            words = [script, *options.split(), "--work", folder, "--out", f"{folder}/made"]
             began = time.monotonic()
             status = self._python(words, 120)
             made = sorted(path.name for path in Path(folder, "made").glob("*.safetensors"))
