@@ -43,16 +43,26 @@ def build_tiny(preset: Preset, choices: Choices) -> CausalWanPipeline:
     if choices.loras:
         raise PresetError(f"LoRA files are made for Wan's own sizes; {preset.name} is none of them")
     settings = preset.settings
-    autoencoder = StreamingAutoencoder(AutoencoderGeometry(**settings["autoencoder"]))
     dit = CausalWanModel(DiTGeometry.from_settings(settings["dit"]), _attention(choices, on, dtype))
     text = TinyTextEncoder(TextGeometry(**settings["text"]), len(preset.styles) + 1)  # and the photograph
-    for name, module in (("autoencoder", autoencoder), ("dit", dit), ("text", text)):
-        weights.load(module, preset.folder / f"{name}.safetensors")
-        module.to(on, dtype).eval().requires_grad_(False)
-    lay_out_channels_last(autoencoder)
+    for name, module in (("dit", dit), ("text", text)):
+        _fill_tiny(module, preset, name, on, dtype)
     _compile(dit, choices, on)
-    models = Models(TinyCodec(autoencoder), dit, TinyText(text))
+    models = Models(build_tiny_codec(preset, on, dtype), dit, TinyText(text))
     return CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
+
+
+def build_tiny_codec(preset: Preset, device: torch.device, dtype: torch.dtype) -> TinyCodec:
+    """The tiny preset's autoencoder alone. Raises WeightsError."""
+    autoencoder = StreamingAutoencoder(AutoencoderGeometry(**preset.settings["autoencoder"]))
+    _fill_tiny(autoencoder, preset, "autoencoder", device, dtype)
+    lay_out_channels_last(autoencoder)
+    return TinyCodec(autoencoder)
+
+
+def _fill_tiny(module: torch.nn.Module, preset: Preset, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    weights.load(module, preset.folder / f"{name}.safetensors")
+    module.to(device, dtype).eval().requires_grad_(False)
 
 
 def build_wan(preset: Preset, choices: Choices) -> CausalWanPipeline:
