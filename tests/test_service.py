@@ -82,6 +82,15 @@ async def test_pictures_go_round_and_nothing_is_left(stage: Stage, split: bool) 
             stage.service.session(session.id)
 
 
+async def test_a_picture_is_taken_with_its_last_packet(stage: Stage) -> None:
+    """Not when the next one begins, which here never comes."""
+    async with client() as peer:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: session.stats().frames_in > 10)
+        peer.camera.blocked.set()
+        await until(lambda: session.stats().frames_in == peer.camera.given)
+
+
 async def test_the_control_channel(stage: Stage) -> None:
     async with client() as peer:
         session = stage.service.session(await stage.open(peer))

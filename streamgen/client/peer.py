@@ -15,7 +15,7 @@ from aiortc import (
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
 
 from streamgen.client.control import CHANNEL
-from streamgen.client.jitter import release_on_marker
+from streamgen.jitter import release_on_marker
 from streamgen.errors import ConnectError
 
 SDP_ERRORS = (

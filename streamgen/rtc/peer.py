@@ -13,6 +13,7 @@ from aiortc.mediastreams import MediaStreamTrack
 
 from streamgen.core import Clock
 from streamgen.errors import OfferError
+from streamgen.jitter import release_on_marker
 from streamgen.rtc.control import Control, Outgoing
 from streamgen.rtc.intake import Intake
 from streamgen.rtc.offer import Offer
@@ -109,6 +110,7 @@ class Peer:
             if gives:
                 transceiver.sender.replaceTrack(self._output)
             if takes:
+                release_on_marker(transceiver.receiver)
                 track = transceiver.receiver.track
                 self._spawn(self._take(track), "peer-take")
         await connection.setLocalDescription(await connection.createAnswer())

@@ -27,18 +27,19 @@ class Camera(MediaStreamTrack):
         super().__init__()
         self._fps = fps
         self._shape = (height, width, 3)
-        self._number = 0
+        self.given = 0
         self._began = time.monotonic()
         self.blocked = asyncio.Event()
 
     async def recv(self) -> av.VideoFrame:
         if self.blocked.is_set():
             await asyncio.Event().wait()
-        number, self._number = self._number, self._number + 1
+        number = self.given
         await asyncio.sleep(max(0.0, self._began + number / self._fps - time.monotonic()))
         frame = av.VideoFrame.from_ndarray(np.full(self._shape, 60 + number % 100, np.uint8), format="rgb24")
         frame.pts = round(number / self._fps * 90000)
         frame.time_base = Fraction(1, 90000)
+        self.given += 1
         return frame
 
 

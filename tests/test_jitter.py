@@ -4,7 +4,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.rtp import RtpPacket
 
-from streamgen.client.jitter import MarkerJitterBuffer, release_on_marker
+from streamgen.jitter import MarkerJitterBuffer, release_on_marker
 
 
 def packets(pictures: list[list[bytes]], start: int = 65530) -> list[RtpPacket]:
