@@ -30,6 +30,7 @@ from pipelines.bench.report import markdown
 from pipelines.bench.stopwatch import Patience
 from pipelines.bench.workshop import Workshop, lacking
 from pipelines.causal_wan.attention import BACKENDS
+from pipelines.causal_wan.compiling import compile_hindrance
 from pipelines.causal_wan.device import choose_device
 from streamgen.bench.machine import machine, versions
 from streamgen.errors import StreamgenError
@@ -50,6 +51,9 @@ def main() -> int:
     except StreamgenError as error:
         sys.stderr.write(f"engine_benchmark: {error}\n")
         return WRONG_USAGE
+    if args.compile and (hindrance := compile_hindrance(device)):
+        sys.stderr.write(f"engine_benchmark: {hindrance}\n")
+        return FAILED
     published = None if args.alone else package()
     if isinstance(published, str):
         sys.stderr.write(f"only ours is measured: {published}\n")

@@ -48,16 +48,25 @@ def of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def parse_lora(text: str) -> tuple[Path, float]:
     """File and strength of FILE[=STRENGTH]. Raises ConfigError."""
+    if whole := _file(text):
+        return whole, 1.0
     name, equals, number = text.rpartition("=")
-    if not equals or Path(text).is_file():
-        name, number = text, "1"
+    if not equals:
+        raise ConfigError(f"--lora {text[:200]}: there is no such file")
     try:
         strength = float(number)
     except ValueError:
-        raise ConfigError(f"--lora takes FILE or FILE=STRENGTH, and {number!r} is no number") from None
+        raise ConfigError(f"--lora takes FILE or FILE=STRENGTH, and {number[:40]!r} is no number") from None
     if not -10 <= strength <= 10:
-        raise ConfigError(f"--lora takes a strength from -10 to 10, not {number}")
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"--lora {name}: there is no such file")
-    return path.resolve(), strength
+        raise ConfigError(f"--lora takes a strength from -10 to 10, not {number[:40]}")
+    if found := _file(name):
+        return found, strength
+    raise ConfigError(f"--lora {name[:200]}: there is no such file")
+
+
+def _file(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path.resolve() if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a zero byte
+        return None

@@ -1,4 +1,4 @@
-"""Pictures a frame interval earlier, on both sides: aiortc's jitter buffer gives a picture out only when the next one begins."""
+"""Pictures a frame interval earlier: aiortc's jitter buffer gives one out only when the next one begins."""
 
 from __future__ import annotations
 

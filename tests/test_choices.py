@@ -37,6 +37,8 @@ def test_a_lora_without_a_strength_has_strength_1(tmp_path: Path) -> None:
         (["--threads", "-1"], "--threads must not be negative"),
         (["--lora", "nowhere.safetensors"], "there is no such file"),
         (["--lora", "x.safetensors=strong"], "'strong' is no number"),
+        (["--lora", "~nobody-of-that-name/x=1"], "there is no such file"),
+        (["--lora", "x" * 5000], "there is no such file"),
         (["--lora", "x.safetensors=nan"], "from -10 to 10"),
         (["--lora", "x.safetensors=11"], "from -10 to 10"),
     ],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipelines import files
@@ -16,10 +16,11 @@ from pipelines.causal_wan import weights
 from pipelines.causal_wan.attention import BACKENDS, Attention
 from pipelines.causal_wan.autoencoder import CHUNK, AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.checkpoints import load_dit
+from pipelines.causal_wan.compiling import compile_hindrance
 from pipelines.causal_wan.device import choose_device, choose_dtype
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
-from pipelines.causal_wan.lora import load_lora
+from pipelines.causal_wan.lora import LoRA, load_lora
 from pipelines.causal_wan.memory import memory_of
 from pipelines.causal_wan.memory_format import lay_out_channels_last
 from pipelines.causal_wan.noise import NoiseGeometry
@@ -30,11 +31,9 @@ from pipelines.causal_wan.taehv import TaehvCodec
 from pipelines.causal_wan.tensorfile import open_tensors
 from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
 from pipelines.registry import Choices, Preset
+from pipelines.streaming import sequential
 from streamgen.core import PipelineSpec
 from streamgen.errors import PresetError
-
-COMPILERS = ("c++", "g++", "clang++")
-"""Any of them will do."""
 
 
 def build_tiny(preset: Preset, choices: Choices) -> CausalWanPipeline:
@@ -49,7 +48,7 @@ def build_tiny(preset: Preset, choices: Choices) -> CausalWanPipeline:
         _fill_tiny(module, preset, name, on, dtype)
     _compile(dit, choices, on)
     models = Models(build_tiny_codec(preset, on, dtype), dit, TinyText(text))
-    return CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
+    return _rehearsed(CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype), choices)
 
 
 def build_tiny_codec(preset: Preset, device: torch.device, dtype: torch.dtype) -> TinyCodec:
@@ -75,7 +74,7 @@ def build_wan(preset: Preset, choices: Choices) -> CausalWanPipeline:
     on, dtype = _place(choices)
     settings, places = preset.settings, files.locate(preset)
     geometry = DiTGeometry.from_settings(settings["dit"])
-    loras = [(load_lora(path, geometry), strength) for path, strength in choices.loras]
+    loras = _loras(choices, geometry)
     with torch.device("meta"):
         dit = CausalWanModel(geometry, _attention(choices, on, dtype))
     load_dit(dit, places["dit"], on, dtype)
@@ -90,7 +89,14 @@ def build_wan(preset: Preset, choices: Choices) -> CausalWanPipeline:
     pipeline = CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
     for lora, strength in loras:
         pipeline.merge(lora, strength)
-    return pipeline
+    return _rehearsed(pipeline, choices)
+
+
+def _loras(choices: Choices, geometry: DiTGeometry) -> list[tuple[LoRA, float]]:
+    names = [path.name for path, _ in choices.loras]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise PresetError(f"two LoRA files are called {min(twice)}; give one another name")
+    return [(load_lora(path, geometry), strength) for path, strength in choices.loras]
 
 
 def build_codec(
@@ -124,20 +130,38 @@ def _place(choices: Choices) -> tuple[torch.device, torch.dtype]:
 
 
 def _attention(choices: Choices, device: torch.device, dtype: torch.dtype) -> Attention:
+    if choices.attention == "xformers" and device.type == "cpu":
+        raise PresetError("attention xformers has kernels for GPUs alone; leave --attention out on a CPU")
     if choices.attention != "auto":
         return BACKENDS[choices.attention]
     return BACKENDS["matmul" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"]
 
 
 def _compile(dit: CausalWanModel, choices: Choices, device: torch.device) -> None:
-    """Has the blocks compiled, if asked for and possible. Raises PresetError."""
+    """Has the blocks compiled, if asked for. Raises PresetError where they cannot be."""
     if not choices.compiled:
         return
-    if not any(shutil.which(name) for name in COMPILERS):
-        raise PresetError(f"to compile the model takes a C++ compiler ({', '.join(COMPILERS)}), and there is none")
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise PresetError("to compile the model for a GPU takes the package triton: pip install triton")
+    if hindrance := compile_hindrance(device):
+        raise PresetError(hindrance)
     dit.compile_blocks()
+
+
+def _rehearsed(pipeline: CausalWanPipeline, choices: Choices) -> CausalWanPipeline:
+    """The pipeline, its blocks compiled for any size and number of streams, so that no stream waits for it later."""
+    if not choices.compiled:
+        return pipeline
+    spec = pipeline.spec
+    small = 4 * spec.size_multiple
+    for width, height in ((spec.defaults.width, spec.defaults.height), (small, small + spec.size_multiple)):
+        params = replace(spec.defaults, width=width, height=height)
+        for count in (1, 2):
+            states = [pipeline.open(params) for _ in range(count)]
+            for first in (True, False):
+                chunk = np.zeros((spec.frames_wanted(first), height, width, 3), np.uint8)
+                sequential(pipeline, [(state, chunk) for state in states])
+            for state in states:
+                pipeline.close(state)
+    return pipeline
 
 
 def _rules(settings: Mapping[str, Any]) -> Rules:

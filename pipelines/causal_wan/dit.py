@@ -20,6 +20,9 @@ from pipelines.causal_wan.device import upload
 from pipelines.causal_wan.geometry import TIMESTEPS, DiTGeometry
 from pipelines.causal_wan.rope import Rotation
 
+KINDS = 64
+"""Most graphs of a compiled half of a block."""
+
 TextContext = list[tuple[Tensor, Tensor, Tensor | None]]
 """Cross-attention keys and values of a prompt, per layer: (rows, tokens, heads, D) each; and what is added to the
 scores of its tokens (rows or 1, 1, 1, tokens), None for nothing (see condensed)."""
@@ -159,10 +162,14 @@ class CausalWanModel(nn.Module):
         self._before, self._after = Block.before, Block.after
 
     def compile_blocks(self) -> None:
-        """Compiles the halves of the blocks, once for all layers, when they are first run with tensors of a shape.
+        """Compiles the halves of the blocks, once for all layers, when they are first run with tensors of a kind.
 
-        What the cache does stays as it is: it differs from frame to frame until the window is full.
+        What the cache does stays as it is: it differs from frame to frame until the window is full. Sizes and numbers
+        of rows are left open from the second on; the kinds that remain (prompts with and without weights, joined and
+        repeated ones) are more than the 8 after which torch would give up, unasked.
         """
+        settings = torch._dynamo.config  # noqa: SLF001 - where torch keeps them
+        settings.recompile_limit = max(settings.recompile_limit, KINDS)
         self._before, self._after = torch.compile(Block.before), torch.compile(Block.after)
 
     def context(self, text: Tensor, weights: Tensor | None = None) -> TextContext:

@@ -58,6 +58,8 @@ class LoRA:
     """A LoRA file's changes, by the names of Wan's own layout."""
 
     name: str
+    geometry: DiTGeometry
+    """Of the models that it fits."""
     changes: Mapping[str, Change]
 
 
@@ -95,7 +97,7 @@ def load_lora(path: Path, geometry: DiTGeometry) -> LoRA:
     ]
     if problems:
         raise WeightsError(f"{file.name} does not fit the model: {'; '.join(problems)}")
-    return LoRA(file.name, changes)
+    return LoRA(file.name, geometry, changes)
 
 
 def _entries(file: TensorFile, shapes: Mapping[str, Shape]) -> tuple[dict[str, _Entry], list[str]]:
@@ -176,16 +178,26 @@ class MergedLoRAs:
         return {lora.name: strength for lora, strength in self._strengths.items()}
 
     def merge(self, lora: LoRA, strength: float = 1.0) -> None:
-        """Adds `lora`, or gives it another strength."""
-        self._strengths[lora] = strength
-        self._apply()
+        """Adds `lora`, or gives it another strength. Raises ValueError where it is made for another model."""
+        if lora.geometry != self._model.geometry:
+            raise ValueError(f"{lora.name} was loaded for another model")
+        self._change({**self._strengths, lora: strength})
 
     def unmerge(self, lora: LoRA) -> None:
         """Takes `lora` out. Raises ValueError where it is not merged."""
         if lora not in self._strengths:
             raise ValueError(f"{lora.name} is not merged")
-        del self._strengths[lora]
-        self._apply()
+        self._change({other: strength for other, strength in self._strengths.items() if other is not lora})
+
+    def _change(self, strengths: dict[LoRA, float]) -> None:
+        """Applies these in place of what is merged; where that fails (no memory left), everything is as it was."""
+        before, self._strengths = self._strengths, strengths
+        try:
+            self._apply()
+        except BaseException:
+            self._strengths = before
+            self._apply()
+            raise
 
     @torch.no_grad()
     def _apply(self) -> None:

@@ -143,7 +143,10 @@ class CausalWanPipeline:
 
     @torch.inference_mode()
     def merge(self, lora: LoRA, strength: float = 1.0) -> None:
-        """Adds a LoRA to the DiT for all streams, or gives it another strength; it holds from their next chunks on."""
+        """Adds a LoRA to the DiT for all streams, or gives it another strength; it holds from the next call on.
+
+        Raises ValueError where it is made for another model.
+        """
         self._loras.merge(lora, strength)
         self._weights_changed()
 

@@ -15,8 +15,8 @@ from aiortc import (
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
 
 from streamgen.client.control import CHANNEL
-from streamgen.jitter import release_on_marker
 from streamgen.errors import ConnectError
+from streamgen.jitter import release_on_marker
 
 SDP_ERRORS = (
     # what aiortc's parser raises, which asserts and indexes where a line is broken

@@ -98,8 +98,8 @@ def lora_file(folder: Path) -> Path:
     """A LoRA of one self-attention and one cross-attention matrix."""
     generator = torch.Generator().manual_seed(3)
     tensors = {}
-    for module in ("blocks.0.self_attn.q", "blocks.1.cross_attn.k"):
-        tensors[f"diffusion_model.{module}.lora_A.weight"] = torch.randn(2, SMALL.dim, generator=generator)
+    for module, columns in {"blocks.0.self_attn.q": 24, "blocks.1.cross_attn.k": 24, "time_embedding.0": 16}.items():
+        tensors[f"diffusion_model.{module}.lora_A.weight"] = torch.randn(2, columns, generator=generator)
         tensors[f"diffusion_model.{module}.lora_B.weight"] = torch.randn(SMALL.dim, 2, generator=generator)
     save_file(tensors, folder / "style.safetensors")
     return folder / "style.safetensors"
@@ -125,8 +125,12 @@ def test_a_lora_merged_in_mid_stream_holds_for_the_next_chunk(preset: Preset, tm
     pipeline = build_wan(preset, CPU)
     state, other = pipeline.open(preset.defaults), pipeline.open(preset.defaults)
     sequential(pipeline, [(state, frames(1))])
+    times = {level: known[0].clone() for level, known in pipeline._denoiser._times._known.items()}
     pipeline.merge(load_lora(lora_file(tmp_path), SMALL))
     sequential(pipeline, [(state, frames(4, 1))])
+    again = {level: known[0] for level, known in pipeline._denoiser._times._known.items()}
+    assert times.keys() & again.keys()
+    assert not any(torch.equal(times[level], again[level]) for level in times.keys() & again.keys())
     sequential(pipeline, [(other, frames(1))])
     fresh = pipeline.open(preset.defaults)
     expected = fresh.prompt.next()
@@ -151,10 +155,28 @@ def test_the_attention_can_be_chosen(preset: Preset) -> None:
         build_wan(preset, replace(CPU, attention="magic"))
 
 
+def test_a_lora_for_another_model_or_of_the_same_name_is_refused(preset: Preset, tmp_path: Path) -> None:
+    pipeline, lora = build_wan(preset, CPU), load_lora(lora_file(tmp_path), SMALL)
+    plain = run(pipeline, preset.defaults)
+    with pytest.raises(ValueError, match=r"style\.safetensors was loaded for another model"):
+        pipeline.merge(replace(lora, geometry=replace(SMALL, layers=1)))
+    assert pipeline.loras == {}
+    assert np.array_equal(run(pipeline, preset.defaults), plain)
+    (tmp_path / "other").mkdir()
+    twice = ((tmp_path / "style.safetensors", 1.0), (tmp_path / "other" / "style.safetensors", 1.0))
+    with pytest.raises(PresetError, match=r"two LoRA files are called style\.safetensors"):
+        build_wan(preset, replace(CPU, loras=twice))
+
+
 def test_compiling_needs_a_compiler(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(PresetError, match="to compile the model takes a C"):
+    with pytest.raises(PresetError, match=r"takes a C\+\+ compiler, and there is no g\+\+"):
         build_wan(preset, replace(CPU, compiled=True))
+
+
+def test_xformers_is_for_gpus(preset: Preset) -> None:
+    with pytest.raises(PresetError, match="kernels for GPUs alone"):
+        build_wan(preset, replace(CPU, attention="xformers"))
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,31 @@ def test_several_add_up_in_any_order_and_leave_one_by_one(tmp_path: Path) -> Non
         assert torch.equal(tensor, alone.state_dict()[name]), name
 
 
+def test_a_merge_that_fails_half_way_leaves_everything_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = model()
+    merged = MergedLoRAs(target)
+    merged.merge(load_lora(saved(tmp_path, peft("")), GEOMETRY), 0.5)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    other = load_lora(saved(tmp_path, kohya("", None, flat=False), "other.safetensors"), GEOMETRY)
+    whole, failing = MergedLoRAs._sums, [True]
+
+    def interrupted(self: MergedLoRAs) -> Any:
+        for number, change in enumerate(whole(self)):
+            if failing and number == 2:
+                failing.clear()
+                raise MemoryError
+            yield change
+
+    monkeypatch.setattr(MergedLoRAs, "_sums", interrupted)
+    with pytest.raises(MemoryError):
+        merged.merge(other, 3.0)
+    assert merged.strengths == {"style.safetensors": 0.5}
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
 def test_a_lora_that_adds_nothing_touches_nothing(tmp_path: Path) -> None:
     target, untouched = model(torch.bfloat16), model(torch.bfloat16)
     content = {key: torch.zeros_like(tensor) if "lora_B" in key else tensor for key, tensor in peft("").items()}
