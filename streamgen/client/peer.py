@@ -15,8 +15,12 @@ from aiortc import (
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
 
 from streamgen.client.control import CHANNEL
+from streamgen.encoders import encode_live
 from streamgen.errors import ConnectError
 from streamgen.jitter import release_on_marker
+
+FPS = 30.0
+"""Frames a second that a source is taken to have at most."""
 
 SDP_ERRORS = (
     # what aiortc's parser raises, which asserts and indexes where a line is broken
@@ -54,6 +58,7 @@ class Peer:
         except SDP_ERRORS as error:
             why = str(error) or type(error).__name__
             raise ConnectError(f"the service's answer cannot be used: {why}") from None
+        encode_live(self._transceiver, lambda: FPS)
         if self._transceiver.currentDirection != "sendrecv":
             raise ConnectError("the service's answer cannot be used: it does not send video back")
         return self._transceiver.receiver.track

@@ -12,6 +12,7 @@ from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateErr
 from aiortc.mediastreams import MediaStreamTrack
 
 from streamgen.core import Clock
+from streamgen.encoders import encode_live
 from streamgen.errors import OfferError
 from streamgen.jitter import release_on_marker
 from streamgen.rtc.control import Control, Outgoing
@@ -109,6 +110,7 @@ class Peer:
             transceiver.direction = _DIRECTIONS[takes, gives]
             if gives:
                 transceiver.sender.replaceTrack(self._output)
+                encode_live(transceiver, lambda: self._session.params.fps)
             if takes:
                 release_on_marker(transceiver.receiver)
                 track = transceiver.receiver.track

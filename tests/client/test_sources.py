@@ -95,12 +95,13 @@ async def test_arrays_are_asked_for_when_they_are_due_in_a_thread_of_their_own()
             asked.append(time.monotonic())
             yield GREY
 
+    began = time.monotonic()
     source = await open_source(frames(), fps=20, looped=False)
     got = [await source.next() for _ in range(4)]
     await source.close()
     assert isinstance(got[0], VideoFrame)
     assert got[-1] is None
-    assert asked[2] - asked[0] >= 0.099
+    assert asked[2] - began >= 0.099  # from the start on: the first may be late on a busy machine
     assert len(threads) == 1
     assert threading.main_thread() not in threads
 
