@@ -16,6 +16,7 @@ from streamgen.encoders import encode_live
 from streamgen.errors import OfferError
 from streamgen.jitter import release_on_marker
 from streamgen.rtc.control import Control, Outgoing
+from streamgen.rtc.hints import with_bitrates
 from streamgen.rtc.intake import Intake
 from streamgen.rtc.offer import Offer
 from streamgen.rtc.tracks import OutputTrack
@@ -116,7 +117,7 @@ class Peer:
                 track = transceiver.receiver.track
                 self._spawn(self._take(track), "peer-take")
         await connection.setLocalDescription(await connection.createAnswer())
-        return connection.localDescription.sdp
+        return with_bitrates(connection.localDescription.sdp)
 
     async def _take(self, track: MediaStreamTrack) -> None:
         await Intake(track, self._session, self._clock).run()
