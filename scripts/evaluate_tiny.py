@@ -150,11 +150,15 @@ def _print(results: Mapping[str, Any]) -> None:
         if name in targets:
             aim, met = targets[name]["bound"], "met" if targets[name]["met"] else "missed"
         print(f"| {name} | {value:g} | {aim} | {met} |")
-    print("\n| style | " + " | ".join(f"SSIM, {n} steps" for n in STEPS) + " | warp | seeds | nearest style |")
-    print("|---" * (len(STEPS) + 4) + "|")
+    print(
+        "\n| style | "
+        + " | ".join(f"SSIM, {n} steps" for n in STEPS)
+        + " | warp error | its target's | seeds | nearest style |"
+    )
+    print("|---" * (len(STEPS) + 5) + "|")
     for style in MEANINGS:
         rows = [table[style] for table in results["styles"].values()]
-        names = [*(f"ssim_{n}" for n in STEPS), "warp_ratio", "seed_distance", "style_distance"]
+        names = [*(f"ssim_{n}" for n in STEPS), "warp_error", "target_warp_error", "seed_distance", "style_distance"]
         means = [f"{np.mean([row[name] for row in rows]):.2f}" for name in names]
         print(f"| {style} | " + " | ".join(means) + " |")
 
