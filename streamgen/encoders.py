@@ -34,13 +34,15 @@ LARGE = 640 * 480
 _ENCODER = "_RTCRtpSender__encoder"
 
 
-class Tuning:
-    """When an encoder is to be made anew, and for which bitrate and frame rate.
+class Tuned:
+    """An encoder that knows for which bitrate and frame rate it was made, and when it is to be made anew.
 
-    aiortc assigns `target_bitrate` whenever the receiver sends an estimate (REMB).
+    Goes before aiortc's encoder among the bases. aiortc assigns `target_bitrate` when the receiver sends an estimate
+    (REMB).
     """
 
     def __init__(self, fps: Callable[[], float]) -> None:
+        super().__init__()
         self._fps = fps
         self._target = START_BITRATE
         self._made: tuple[int, int, int, float, float] | None = None
@@ -78,26 +80,14 @@ class Tuning:
         return codec
 
 
-class LiveH264Encoder(H264Encoder):
+class LiveH264Encoder(Tuned, H264Encoder):
     """H264, baseline, by x264's fastest preset: at these bitrates it looks the same at a tenth of the cost."""
 
-    def __init__(self, fps: Callable[[], float]) -> None:
-        super().__init__()
-        self.tuning = Tuning(fps)
-
-    @property
-    def target_bitrate(self) -> int:
-        return self.tuning.target_bitrate
-
-    @target_bitrate.setter
-    def target_bitrate(self, bitrate: int) -> None:
-        self.tuning.target_bitrate = bitrate
-
     def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:
-        if self.tuning.outdated(frame) or self.codec is None:
+        if self.outdated(frame) or self.codec is None:
             codec = av.CodecContext.create("libx264", "w")
             options = {"level": "31", "preset": "ultrafast", "tune": "zerolatency"}
-            self.codec = self.tuning.configured(codec, frame, options)
+            self.codec = self.configured(codec, frame, options)
             self.codec.profile = "Baseline"
         kinds = av.video.frame.PictureType
         frame.pict_type = kinds.I if force_keyframe else kinds.NONE
@@ -106,27 +96,15 @@ class LiveH264Encoder(H264Encoder):
             yield from self._split_bitstream(data)
 
 
-class LiveVp8Encoder(Vp8Encoder):
+class LiveVp8Encoder(Tuned, Vp8Encoder):
     """VP8 at a constant bitrate, without denoising, key frames held to what the buffer takes."""
-
-    def __init__(self, fps: Callable[[], float]) -> None:
-        super().__init__()
-        self.tuning = Tuning(fps)
-
-    @property
-    def target_bitrate(self) -> int:
-        return self.tuning.target_bitrate
-
-    @target_bitrate.setter
-    def target_bitrate(self, bitrate: int) -> None:
-        self.tuning.target_bitrate = bitrate
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         """Payloads of RTP packets, and the RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)
         if frame.format.name != "yuv420p":
             frame = frame.reformat(format="yuv420p")
-        if self.tuning.outdated(frame) or self.codec is None:
+        if self.outdated(frame) or self.codec is None:
             self.codec = self._created(frame)
         kinds = av.video.frame.PictureType
         frame.pict_type = kinds.I if force_keyframe else kinds.NONE
@@ -151,7 +129,7 @@ class LiveVp8Encoder(Vp8Encoder):
             "undershoot-pct": "100",
             "bufsize": str(self.target_bitrate // 2),  # half a second; max-intra-rate is what holds a key frame
         }
-        codec = self.tuning.configured(av.CodecContext.create("libvpx", "w"), frame, options)
+        codec = self.configured(av.CodecContext.create("libvpx", "w"), frame, options)
         codec.gop_size, codec.qmin, codec.qmax = 3000, 2, 56
         return codec
 

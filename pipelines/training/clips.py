@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.causal_wan.autoencoder import CHUNK, AutoencoderState, StreamingAutoencoder
+from pipelines.training.precision import autocast
 from pipelines.training.scenes import Scenery
 from pipelines.training.styles import STYLES
 
@@ -97,7 +98,7 @@ def _encode(
     for start in tqdm(range(0, len(frames), batch), desc=f"encode {label}", leave=False):
         chunks = to_chunks(torch.from_numpy(np.array(frames[start : start + batch])).to(device))
         state, latents = AutoencoderState(), []
-        with torch.autocast(device.partition(":")[0], torch.bfloat16):
+        with autocast(device):
             for i in range(CHUNKS):
                 latent, state = model.encode(chunks[:, i], state)
                 latents.append(latent.to(torch.bfloat16))

@@ -12,6 +12,7 @@ from pipelines.causal_wan.autoencoder import AutoencoderGeometry, AutoencoderSta
 from pipelines.causal_wan.memory_format import lay_out_channels_last
 from pipelines.training.checkpoint import Trainer
 from pipelines.training.clips import CHUNKS, ClipSet, encode_clips, to_chunks
+from pipelines.training.precision import autocast
 from pipelines.training.styles import STYLES
 
 LATENT_NOISE = 0.05
@@ -39,7 +40,7 @@ def train_autoencoder(
     for step in trainer.run():
         rng = np.random.default_rng((seed, 1, step))
         chunks = _batch(rng, frames, batch, crop).to(device)
-        with torch.autocast(device.partition(":")[0], torch.bfloat16):
+        with autocast(device):
             decoded, penalty = _reconstruct(model, chunks)
         loss = _picture_loss(decoded, chunks) + LATENT_PENALTY * penalty
         trainer.descend(loss, psnr=_psnr(decoded, chunks))
@@ -56,7 +57,7 @@ def refine_decoder(
     frames = {style: clips.frames(style) for style in STYLES}
     for step in trainer.run():
         chunks = _batch(np.random.default_rng((seed, 5, step)), frames, batch, crop).to(device)
-        with torch.autocast(device.partition(":")[0], torch.bfloat16):
+        with autocast(device):
             decoded = _decode(model, chunks)
         trainer.descend(_picture_loss(decoded, chunks), psnr=_psnr(decoded, chunks))
     trainer.finish()

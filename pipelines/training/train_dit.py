@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.causal_wan.attention import BACKENDS
+from pipelines.causal_wan.device import choose_dtype
 from pipelines.causal_wan.dit import CausalWanModel, TextContext
 from pipelines.causal_wan.geometry import DiTGeometry
 from pipelines.causal_wan.rope import RoPE, Rotation
@@ -22,6 +23,7 @@ from pipelines.causal_wan.sampler import add_noise, clean_from
 from pipelines.causal_wan.tiny_text import TinyTextEncoder
 from pipelines.training.checkpoint import Trainer
 from pipelines.training.clips import CHUNKS
+from pipelines.training.precision import autocast
 from pipelines.training.prompts import random_prompt
 from pipelines.training.styles import STYLES
 
@@ -101,7 +103,7 @@ def train_dit(
         stage = stages[int(np.searchsorted(ends, step, side="right"))]
         rng = np.random.default_rng((seed, 4, step))
         source, target, text = (x.to(device) for x in stage.clips.batch(rng, stage.batch, stage.frames))
-        with torch.autocast(device.partition(":")[0], torch.bfloat16):
+        with autocast(device):
             first, later = _two_steps(model, rope, rng, source, target, text, weight)
         trainer.descend(first + later, first=first, later=later)
     trainer.finish()
@@ -131,7 +133,7 @@ def _denoise(
 ) -> Tensor:
     """Predictions (rows, frames, C, h, w) from `clean` noised to sigma, frame by frame."""
     height, width = source.shape[3] // model.geometry.patch[1], source.shape[4] // model.geometry.patch[2]
-    cache = GrowingCache(rope, (height, width), model.geometry.layers, torch.bfloat16)
+    cache = GrowingCache(rope, (height, width), model.geometry.layers, choose_dtype(source.device))
     noise = torch.randn_like(source[:, 0])[:, :, None]
     predictions = []
     for frame in range(source.shape[1]):
