@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from pipelines.bench.report import markdown
+from pipelines.registry import SPINS
 from streamgen.bench.machine import machine, versions
 
 TOTAL = 530
@@ -128,6 +129,8 @@ class Check:
         """Exit status of Python with `words`, run in the repository's root; 124 where it ran past `limit` seconds."""
         limit = max(min(limit, self._left()), 1.0)
         known = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **(environment or {})}
+        if self.small:  # on a machine that other programs use as well, threads that spin would starve each other
+            known.setdefault("GOMP_SPINCOUNT", str(SPINS))
         try:
             return subprocess.run([sys.executable, *words], cwd=ROOT, env=known, timeout=limit, check=False).returncode
         except subprocess.TimeoutExpired:
