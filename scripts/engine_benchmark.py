@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from pipelines.bench.arguments import command, size
 from pipelines.bench.case import SMALL, WAN, Case, Model
 from pipelines.bench.flops import Peak
 from pipelines.bench.measure import measured
@@ -61,7 +61,12 @@ def main() -> int:
     where, what = machine(), versions(PACKAGES)
     table = markdown(results, where, what)
     sys.stdout.write(table)
-    report = {"command": _command(), "machine": where, "versions": what, "results": results}
+    report = {
+        "command": command("engine_benchmark", ("--json", "--markdown")),
+        "machine": where,
+        "versions": what,
+        "results": results,
+    }
     for path, text in ((args.json, json.dumps(report, indent=2) + "\n"), (args.markdown, table)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,31 +117,13 @@ def _attention(asked: str | None, device: torch.device, dtype: torch.dtype) -> s
     return asked or ("by_head" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa")
 
 
-def _command() -> str:
-    """Without the paths that are this machine's own business."""
-    words, hidden = ["engine_benchmark"], False
-    for word in sys.argv[1:]:
-        own = word.split("=")[0] in ("--json", "--markdown")
-        if not own and not hidden:
-            words.append(word)
-        hidden = own and "=" not in word
-    return shlex.join(words)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()) or int(width) % 16 or int(height) % 16:
-        raise argparse.ArgumentTypeError(f"a size is like 512x512, in multiples of 16, not {text!r}")
-    return int(width), int(height)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("cases", "every preset at every size with every codec and number of steps")
     what.add_argument("--preset", nargs="+", help="Wan presets (default: wan-1.3b, shrunk to 8 layers of width 256)")
     for name in GEOMETRY:
         what.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help="instead of the preset's")
-    what.add_argument("--size", nargs="+", type=_size, default=[(256, 256)], metavar="WxH", help="(default 256x256)")
+    what.add_argument("--size", nargs="+", type=size, default=[(256, 256)], metavar="WxH", help="(default 256x256)")
     what.add_argument("--steps", nargs="+", type=int, choices=(1, 2, 3, 4), default=[2], help="(default 2)")
     what.add_argument("--codec", nargs="+", choices=("taehv", "paired", "wan"), default=["taehv"],
                       help="paired: Wan's encoder, TAEHV's decoder (default taehv)")  # fmt: skip

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,6 +23,8 @@ import torch
 from tqdm import tqdm
 
 import pipelines
+from pipelines.bench.arguments import command, size
+from pipelines.bench.report import short
 from pipelines.causal_wan.build import build_tiny_codec
 from pipelines.causal_wan.device import choose_device
 from pipelines.training.evaluation import STEPS, Clip, codec_quality, drift, generated_clips, style_quality, summary
@@ -70,6 +71,7 @@ def main() -> int:
     preset = pipelines.PRESETS[PRESET]
     params = replace(preset.defaults, width=args.size[0], height=args.size[1])
     try:
+        choose_device(args.device)  # before minutes have passed
         clips = [
             *(_video(path, args.frames, params) for path in args.video),
             *generated_clips(args.clips, args.frames, params.width, params.height),
@@ -83,8 +85,8 @@ def main() -> int:
     results = _measured(args, clips, params)
     _print(results)
     if args.json is not None:
-        report = {"command": _command(), "machine": machine(), "versions": versions(("torch", "numpy")),
-                  "results": results}  # fmt: skip
+        called, what = command("evaluate_tiny", ("--json",)), versions(("torch", "numpy"))
+        report = {"command": called, "machine": machine(), "versions": what, "results": results}
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
 
@@ -94,19 +96,19 @@ def _measured(args: argparse.Namespace, clips: list[Clip], params: Params) -> di
     speed = _speed(params, args.speed_chunks)  # before anything else keeps the cores warm
     codec = build_tiny_codec(preset, torch.device("cpu"), torch.float32)
     by_clip = {clip.name: codec_quality(codec, clip) for clip in clips}
-    pipeline = pipelines.build(PRESET, choose_device(args.device).type)
+    pipeline = pipelines.build(PRESET, args.device)
     styles = {clip.name: style_quality(pipeline, clip, params, _say) for clip in clips}
     chunks = round(args.drift_minutes * 60 * params.fps / 4)
     with tqdm(total=chunks, desc="drift", unit="chunk", disable=None) as bar:
-        drifted = drift(pipeline, replace(clips[0], frames=clips[0].frames[:17]), params, chunks, lambda: _tick(bar))
+        drifted = drift(pipeline, replace(clips[0], frames=clips[0].frames[:17]), params, chunks, bar.update)
     sizes = sum(path.stat().st_size for path in preset.folder.glob("*.safetensors"))
     figures = {**summary(by_clip, styles, params.steps), "drift": drifted, **speed, "weights_mb": sizes / 1e6}
     return {
-        "figures": {name: _short(value) for name, value in figures.items()},
+        "figures": {name: short(value) for name, value in figures.items()},
         "targets": {name: {"bound": f"{word} {bound:g}", "met": _met(figures[name], word, bound)}
                     for name, (word, bound) in TARGETS.items()},
-        "autoencoder": {clip: {k: _short(v) for k, v in row.items()} for clip, row in by_clip.items()},
-        "styles": {clip: {style: {k: _short(v) for k, v in row.items()} for style, row in table.items()}
+        "autoencoder": {clip: {k: short(v) for k, v in row.items()} for clip, row in by_clip.items()},
+        "styles": {clip: {style: {k: short(v) for k, v in row.items()} for style, row in table.items()}
                    for clip, table in styles.items()},
     }  # fmt: skip
 
@@ -115,15 +117,15 @@ def _say(what: str) -> None:
     sys.stderr.write(f"{what} ...\n")
 
 
-def _tick(bar: Any) -> None:
-    bar.update()
-
-
 def _speed(params: Params, chunks: int) -> dict[str, float]:
-    size = json.dumps({"width": params.width, "height": params.height})
+    changes = json.dumps({"width": params.width, "height": params.height})
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", SPEED, PRESET, size, str(chunks)], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SPEED, PRESET, changes, str(chunks)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
@@ -167,27 +169,6 @@ def _met(value: float, word: str, bound: float) -> bool:
     return bool(value >= bound if word == "at least" else value <= bound)
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def _command() -> str:
-    """Without the paths that are this machine's own business."""
-    words, hidden = ["evaluate_tiny"], False
-    for word in sys.argv[1:]:
-        if not hidden:
-            words.append(Path(word).name)
-        hidden = word == "--json"
-    return shlex.join([word for word in words if word != "--json"])
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()) or int(width) % 16 or int(height) % 16:
-        raise argparse.ArgumentTypeError(f"a size is like 320x192, in multiples of 16, not {text!r}")
-    return int(width), int(height)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -195,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--clips", type=int, default=3, metavar="N", help="generated clips (default 3)")
     parser.add_argument("--frames", type=int, default=33, metavar="N", help="of each clip (default 33)")
-    parser.add_argument("--size", type=_size, default=(320, 192), metavar="WxH", help="(default 320x192)")
+    parser.add_argument("--size", type=size, default=(320, 192), metavar="WxH", help="(default 320x192)")
     parser.add_argument("--drift-minutes", type=float, default=10.0, metavar="M", help="(default 10)")
     parser.add_argument("--speed-chunks", type=int, default=60, metavar="N", help="(default 60)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

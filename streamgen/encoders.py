@@ -56,9 +56,13 @@ class Tuned:
     def target_bitrate(self, bitrate: int) -> None:
         self._target = max(LEAST_BITRATE, min(bitrate, MOST_BITRATE))
 
+    @property
+    def _rate(self) -> float:
+        return max(self._fps(), 1.0)
+
     def outdated(self, frame: av.VideoFrame) -> bool:
         """Whether a new encoder is wanted for this frame; if so, it is taken to be made."""
-        now, fps = _seconds(frame), max(self._fps(), 1.0)
+        now, fps = _seconds(frame), self._rate
         if self._made is not None:
             width, height, bitrate, made_for, at = self._made
             same_size = (frame.width, frame.height) == (width, height)
@@ -70,7 +74,7 @@ class Tuned:
 
     def configured(self, codec: VideoCodecContext, frame: av.VideoFrame, options: dict[str, str]) -> VideoCodecContext:
         """`codec`, set up for frames like this one."""
-        fps = Fraction(max(self._fps(), 1.0)).limit_denominator(1001)
+        fps = Fraction(self._rate).limit_denominator(1001)
         codec.width, codec.height, codec.pix_fmt = frame.width, frame.height, "yuv420p"
         codec.bit_rate = self._target
         codec.framerate, codec.time_base = fps, VIDEO_TIME_BASE

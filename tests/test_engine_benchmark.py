@@ -1,25 +1,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.scripts import run_script
+
+NAME = "engine_benchmark"
 SMALL = "--dim 128 --layers 1 --text-dim 16 --text-len 8 --size 64x64 --dtype float32 --device cpu --rounds 1".split()
-
-
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "engine_benchmark.py"), *words],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
 
 
 def test_it_writes_the_report_that_the_contract_says(tmp_path: Path) -> None:
     report, table = tmp_path / "made" / "report.json", tmp_path / "table.md"
-    done = run(*SMALL, "--alone", "--steps", "1", "--json", str(report), f"--markdown={table}")
+    done = run_script(NAME, *SMALL, "--alone", "--steps", "1", "--json", str(report), f"--markdown={table}")
     assert done.returncode == 0, done.stderr
     written = json.loads(report.read_text())
     assert set(written) == {"command", "machine", "versions", "results"}
@@ -33,8 +25,8 @@ def test_it_writes_the_report_that_the_contract_says(tmp_path: Path) -> None:
 
 
 def test_wrong_usage_is_one_line() -> None:
-    done = run("--preset", "tiny")
+    done = run_script(NAME, "--preset", "tiny")
     assert done.returncode == 2
     assert done.stderr.startswith("engine_benchmark: tiny has a codec")
     assert len(done.stderr.splitlines()) == 1
-    assert run("--size", "100x100").returncode == 2
+    assert run_script(NAME, "--size", "100x100").returncode == 2

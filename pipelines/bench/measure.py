@@ -15,6 +15,7 @@ from pipelines.bench.case import Case
 from pipelines.bench.flops import Peak, dit_flops
 from pipelines.bench.memory import MIB, StreamMemory, peak_resident, stream_memory
 from pipelines.bench.random_weights import random_frames
+from pipelines.bench.report import short
 from pipelines.bench.side import STAGES, Side
 from pipelines.bench.stopwatch import Laps, Patience, elapsed, interleaved
 from streamgen.core import Pixels
@@ -170,26 +171,26 @@ def _entry(
     passes, most = _passes(case), peak.of(ours.side.dtype)
     for what in ("dit", "encode", "decode", "chunk"):
         ms = taken[ours.key].ms(what, passes)
-        entry[what] = {"ms": _short(ms), "flops_share": _short(1e3 * flops[what] / ms / most)}
+        entry[what] = {"ms": short(ms), "flops_share": short(1e3 * flops[what] / ms / most)}
         entry[what] |= _compared(ms, taken[theirs.key].ms(what, passes)) if theirs else {}
-    entry["fps"] = _short(1e3 * CHUNK / taken[ours.key].chunk)
-    entry["ttff_ms"] = _short(taken[ours.key].first)
-    entry |= {"peak_tflops": _short(most / 1e12), "chunk_tflop": _short(flops["chunk"] / 1e12)}
+    entry["fps"] = short(1e3 * CHUNK / taken[ours.key].chunk)
+    entry["ttff_ms"] = short(taken[ours.key].first)
+    entry |= {"peak_tflops": short(most / 1e12), "chunk_tflop": short(flops["chunk"] / 1e12)}
     entry |= _memory("", ours, taken[ours.key].memory)
     if theirs:
-        entry["reference_fps"] = _short(1e3 * CHUNK / taken[theirs.key].chunk)
-        entry["reference_ttff_ms"] = _short(taken[theirs.key].first)
+        entry["reference_fps"] = short(1e3 * CHUNK / taken[theirs.key].chunk)
+        entry["reference_ttff_ms"] = short(taken[theirs.key].first)
         entry |= _memory("reference_", theirs, taken[theirs.key].memory)
     entry["process_peak_mib"] = round(peak_resident() / MIB)
     entry["by_dtype"] = {
-        it.key: {what: _short(taken[it.key].ms(what, passes)) for what in ("dit", "encode", "decode", "chunk")}
+        it.key: {what: short(taken[it.key].ms(what, passes)) for what in ("dit", "encode", "decode", "chunk")}
         for it in contenders
     }
     return entry
 
 
 def _compared(ms: float, reference: float) -> dict[str, float]:
-    return {"reference_ms": _short(reference), "ratio": _short(reference / ms)}
+    return {"reference_ms": short(reference), "ratio": short(reference / ms)}
 
 
 def _memory(prefix: str, it: Contender, memory: StreamMemory | None) -> dict[str, int]:
@@ -209,8 +210,3 @@ def _endless(case: Case) -> Iterator[Pixels]:
     """Chunks (4, H, W, 3) without end."""
     clip = random_frames(CHUNK * _CLIP_CHUNKS, case.height, case.width).numpy()
     return (clip[CHUNK * (i % _CLIP_CHUNKS) :][:CHUNK] for i in count())
-
-
-def _short(value: float) -> float:
-    """Four significant digits."""
-    return float(f"{value:.4g}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ def summary(codec: Mapping[str, Mapping[str, float]], styles: Mapping[str, Mappi
 
 
 def drift(
-    pipeline: Pipeline[Any], clip: Clip, params: Params, chunks: int, tell: Callable[[], None] = lambda: None
+    pipeline: Pipeline[Any], clip: Clip, params: Params, chunks: int, tell: Callable[[], object] = lambda: None
 ) -> float:
     """The largest change, in parts of the first value, of mean colour or contrast between the first showing of a clip
     and the last, where it is played to and fro for so many chunks. Raises ValueError where these are too few."""
@@ -126,7 +127,7 @@ def drift(
     period = max(2 * length - 2, 1)
     state = pipeline.open(params)
     spec = pipeline.spec
-    shown = _Ring(2 * period)
+    shown: deque[Frames] = deque(maxlen=2 * period)
     first: tuple[float, ...] | None = None
     at = 0
     try:
@@ -135,29 +136,15 @@ def drift(
             indices = [min(i % period, period - i % period) for i in range(at, at + count)]
             at += count
             shown.extend(sequential(pipeline, [(state, clip.frames[indices])])[0])
-            if first is None and len(shown.frames) == 2 * period:
-                first = colour_and_contrast(shown.pictures())
+            if first is None and len(shown) == shown.maxlen:
+                first = colour_and_contrast(np.stack(shown))
             tell()
-        last = colour_and_contrast(shown.pictures())
+        last = colour_and_contrast(np.stack(shown))
     finally:
         pipeline.close(state)
     if first is None:
         raise ValueError(f"{chunks} chunks do not show a clip of {length} frames twice")
     return max(abs(b - a) / max(a, 1.0) for a, b in zip(first, last, strict=True))
-
-
-class _Ring:
-    """The last so many pictures."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self.frames: list[Frames] = []
-
-    def extend(self, pictures: Frames) -> None:
-        self.frames = [*self.frames, *pictures][-self._size :]
-
-    def pictures(self) -> Frames:
-        return np.stack(self.frames)
 
 
 def _chunks(frames: Frames) -> Iterator[Frames]:
