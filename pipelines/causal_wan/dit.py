@@ -114,7 +114,7 @@ class Block(nn.Module):
 
     def before(self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (rows, tokens, dim); modulation (rows, 6, dim), cos and sin of the rotation."""
-        shift, scale = (modulation + self.modulation)[:, :2].unsqueeze(2).unbind(1)
+        shift, scale = (modulation[:, :2] + self.modulation[:2]).unsqueeze(2).unbind(1)
         seen = torch.addcmul(shift, self.norm1(x), 1 + scale)
         return self.self_attention.project(seen, Rotation.of(cos, sin))
 
@@ -122,7 +122,7 @@ class Block(nn.Module):
         self, x: Tensor, attended: Tensor, modulation: Tensor, context: tuple[Tensor, Tensor, Tensor | None]
     ) -> Tensor:
         """x with what it attended to (rows, tokens, dim) worked in."""
-        gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, 2:].unsqueeze(2).unbind(1)
+        gate1, shift2, scale2, gate2 = (modulation[:, 2:] + self.modulation[2:]).unsqueeze(2).unbind(1)
         x = torch.addcmul(x, gate1, self.self_attention.out(attended))
         x = x + self.cross_attention(self.norm3(x), context)
         return torch.addcmul(x, gate2, self.ffn(torch.addcmul(shift2, self.norm2(x), 1 + scale2)))
