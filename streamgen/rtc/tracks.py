@@ -6,8 +6,8 @@ import asyncio
 
 import av
 from aiortc.mediastreams import MediaStreamError, VideoStreamTrack
-from av.video.reformatter import VideoReformatter
 
+from streamgen.colours import ToYuv
 from streamgen.core import Clock, Frame
 from streamgen.rtc.pacing import Pacer
 from streamgen.session import Session
@@ -21,10 +21,10 @@ class OutputTrack(VideoStreamTrack):
         self._session = session
         self._clock = clock
         self._pacer = Pacer()
-        self._reformatter = VideoReformatter()
+        self._to_yuv = ToYuv()
 
     async def recv(self) -> av.VideoFrame:
-        """The next result, YUV 4:2:0. Raises MediaStreamError once the session is over."""
+        """The next result, YUV 4:2:0 (see colours.py). Raises MediaStreamError once the session is over."""
         while True:
             finished = await self._session.finished()
             if finished is None:
@@ -39,8 +39,7 @@ class OutputTrack(VideoStreamTrack):
                 return picture
 
     def _picture(self, frame: Frame) -> av.VideoFrame:
-        rgb = av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")
-        picture = self._reformatter.reformat(rgb, format="yuv420p")
+        picture = self._to_yuv(av.VideoFrame.from_ndarray(frame.pixels, format="rgb24"))
         picture.pts = frame.pts
         picture.time_base = frame.time_base
         return picture
