@@ -38,7 +38,7 @@ class Scaler:
         self._graph = av.filter.Graph()
         self._pts = 0
 
-    def __call__(self, picture: av.VideoFrame, width: int, height: int, *, whole: bool = False) -> Pixels:
+    def __call__(self, picture: av.VideoFrame, width: int, height: int, whole: bool = False) -> Pixels:
         """(height, width, 3) RGB of `picture`: as much of it as covers them, or the whole of it between black bars.
 
         Raises av.FFmpegError for a picture that cannot be converted.
