@@ -60,7 +60,9 @@ class Client:
             (H, W, 3) in RGB, asked for at `fps` (16 where not given), or a video track of aiortc.
         buffer: results kept for a slow reader; the newest win.
         tail_s: `frames` ends when the source has ended and no result came for this long.
-        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, slo_ms, stamp.
+        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, stamp. Without
+            width and height the results have the shape of the source; with one of them the other follows. Where both
+            are given, fit says whether the source covers them ("cover") or is kept whole ("contain").
 
         Raises MediaFileError for a file that is no video, ServiceError where the service refuses, ConnectError where
         it cannot be reached or the media connection does not come up.

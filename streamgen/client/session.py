@@ -77,7 +77,10 @@ class Session:
     ) -> None:
         self.id = answer.id
         self.params: dict[str, object] = dict(answer.params)
+        """As the service confirmed them. Of width and height only those that were asked for are sure to stay."""
         self.frame_size = answer.frame_size
+        """(width, height) of the newest result in pixels. It follows the shape of the source where width or height was
+        not asked for, so that it may change with the first frame and when a camera is turned."""
         self.state = answer.state
         self.stats: Stats | None = None
         self.received = 0
@@ -204,6 +207,7 @@ class Session:
                 return
             if isinstance(picture, VideoFrame):
                 self.received += 1
+                self.frame_size = picture.width, picture.height
                 self._results.put((picture, time.monotonic()))
                 if self._tail is not None:
                     self._source_ended()
