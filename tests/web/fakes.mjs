@@ -40,7 +40,9 @@ class FakePeer extends EventTarget {
   createDataChannel(label) { return (this.channel = new FakeChannel(label)); }
   addTransceiver(track, init) {
     const sender = { track, replaceTrack: async (next) => { sender.track = next; } };
-    return (this.transceiver = { sender, init });
+    this.transceiver = { sender, init };
+    this.world.onTransceiver?.(this.transceiver);
+    return this.transceiver;
   }
   async createOffer() { return { type: "offer", sdp: `offer ${this.world.peers.indexOf(this)}` }; }
   async setLocalDescription(description) {
