@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
-from aiortc import RTCRtpTransceiver
+from aiortc import RTCRtpSender, RTCRtpTransceiver
 from aiortc.codecs.base import Encoder
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
@@ -45,6 +45,8 @@ class Tuned:
         super().__init__()
         self._fps = fps
         self._target = START_BITRATE
+        self.made_key_frame = False
+        """Whether the last picture became a key frame."""
         self._made: tuple[int, int, int, float, float] | None = None
 
     @property
@@ -72,6 +74,14 @@ class Tuned:
         self._made = (frame.width, frame.height, self._target, fps, now)
         return True
 
+    def compressed(self, codec: VideoCodecContext, frame: av.VideoFrame, force_keyframe: bool) -> bytes:
+        """The frame as `codec` encodes it; nothing where it wants to see more first."""
+        kinds = av.video.frame.PictureType
+        frame.pict_type = kinds.I if force_keyframe else kinds.NONE
+        packets = codec.encode(frame)
+        self.made_key_frame = any(packet.is_keyframe for packet in packets)
+        return b"".join(bytes(packet) for packet in packets)
+
     def configured(self, codec: VideoCodecContext, frame: av.VideoFrame, options: dict[str, str]) -> VideoCodecContext:
         """`codec`, set up for frames like this one."""
         fps = Fraction(self._rate).limit_denominator(1001)
@@ -93,9 +103,7 @@ class LiveH264Encoder(Tuned, H264Encoder):
             options = {"level": "31", "preset": "ultrafast", "tune": "zerolatency"}
             self.codec = self.configured(codec, frame, options)
             self.codec.profile = "Baseline"
-        kinds = av.video.frame.PictureType
-        frame.pict_type = kinds.I if force_keyframe else kinds.NONE
-        data = b"".join(bytes(packet) for packet in self.codec.encode(frame))
+        data = self.compressed(self.codec, frame, force_keyframe)
         if data:
             yield from self._split_bitstream(data)
 
@@ -110,9 +118,7 @@ class LiveVp8Encoder(Tuned, Vp8Encoder):
             frame = frame.reformat(format="yuv420p")
         if self.outdated(frame) or self.codec is None:
             self.codec = self._created(frame)
-        kinds = av.video.frame.PictureType
-        frame.pict_type = kinds.I if force_keyframe else kinds.NONE
-        data = b"".join(bytes(packet) for packet in self.codec.encode(frame))
+        data = self.compressed(self.codec, frame, force_keyframe)
         payloads = self._packetize(data, self.picture_id)
         self.picture_id = (self.picture_id + 1) % (1 << 15)
         assert frame.pts is not None
@@ -138,10 +144,32 @@ class LiveVp8Encoder(Tuned, Vp8Encoder):
         return codec
 
 
-_ENCODERS: dict[str, Callable[[Callable[[], float]], Encoder]] = {
+LiveEncoder = LiveH264Encoder | LiveVp8Encoder
+
+_ENCODERS: dict[str, Callable[[Callable[[], float]], LiveEncoder]] = {
     "video/h264": LiveH264Encoder,
     "video/vp8": LiveVp8Encoder,
 }
+
+
+def live_encoder(codec: str, fps: Callable[[], float]) -> LiveEncoder | None:
+    """An encoder for a codec by its MIME type; None where there is none. fps: frames a second, as of now."""
+    make = _ENCODERS.get(codec.lower())
+    return make and make(fps)
+
+
+def codec_of(transceiver: RTCRtpTransceiver) -> str:
+    """MIME type of what was negotiated to be sent; empty before that, or where this aiortc keeps it elsewhere."""
+    codecs = getattr(transceiver, "_codecs", None)
+    return str(codecs[0].mimeType) if codecs else ""
+
+
+def encode_with(sender: RTCRtpSender, encoder: Encoder) -> bool:
+    """Gives a sender that has not begun an encoder. False where this aiortc keeps its encoder elsewhere."""
+    if not hasattr(sender, _ENCODER):
+        return False
+    setattr(sender, _ENCODER, encoder)
+    return True
 
 
 def encode_live(transceiver: RTCRtpTransceiver, fps: Callable[[], float]) -> bool:
@@ -149,12 +177,8 @@ def encode_live(transceiver: RTCRtpTransceiver, fps: Callable[[], float]) -> boo
 
     False where aiortc keeps its encoder elsewhere, or another codec was agreed on: then its own encodes.
     """
-    codecs = getattr(transceiver, "_codecs", None)
-    make = _ENCODERS.get(codecs[0].mimeType.lower()) if codecs else None
-    if make is None or not hasattr(transceiver.sender, _ENCODER):
-        return False
-    setattr(transceiver.sender, _ENCODER, make(fps))
-    return True
+    encoder = live_encoder(codec_of(transceiver), fps)
+    return encoder is not None and encode_with(transceiver.sender, encoder)
 
 
 def _seconds(frame: av.VideoFrame) -> float:

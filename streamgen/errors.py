@@ -60,6 +60,12 @@ class BusyError(StreamgenError):
         self.retry_after_s = retry_after_s
 
 
+class NotLiveError(BusyError):
+    """The session to be watched has no picture now; `retry_after_s` says when to ask again."""
+
+    code = "not_live"
+
+
 class EngineError(StreamgenError):
     """The engine failed at a piece of work; the work is lost, the engine goes on."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +13,10 @@ from streamgen.config import Config
 from streamgen.core import Clock, Params, PipelineSpec
 from streamgen.errors import BusyError, SessionNotFoundError
 from streamgen.metrics import Metrics
+from streamgen.place import Place
+from streamgen.rtc.connection import Connection
 from streamgen.rtc.control import Outgoing
 from streamgen.rtc.offer import Offer
-from streamgen.rtc.peer import Peer
 from streamgen.session import Scheduler, Session
 from streamgen.web import Opened
 
@@ -53,29 +54,6 @@ class EngineView(Protocol):
         ...
 
 
-class Connection(Protocol):
-    """A client's media connection; see Peer."""
-
-    async def answer(self, offer: Offer) -> str:
-        """Raises OfferError."""
-        ...
-
-    async def run(self) -> None:
-        """Until the session has ended; frees everything."""
-        ...
-
-
-Connect = Callable[[Session, Outgoing], Connection]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """A session and the task that holds its connection."""
-
-    session: Session
-    task: asyncio.Task[None]
-
-
 class Service:
     """Implements web.Backend. Lives in one event loop."""
 
@@ -87,17 +65,15 @@ class Service:
         presets: Sequence[PresetInfo],
         clock: Clock,
         metrics: Metrics,
-        connect: Connect | None = None,
     ) -> None:
-        """`connect` makes a session's connection; WebRTC by default."""
         self._config = config
         self._engine = engine
         self._scheduler = scheduler
         self._presets = presets
         self._clock = clock
         self._metrics = metrics
-        self._connect = connect or self._webrtc
         self._places: dict[str, Place] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = 0
         self._stopping = False
 
@@ -132,12 +108,20 @@ class Service:
             raise BusyError(f"all {self._config.max_sessions} places are taken; try again later", RETRY_FULL_S)
         wanted = Params.parse(params, self._engine.spec.defaults)
         self._engine.spec.check(wanted)
-        offer = Offer.parse(sdp)
+        offer = Offer.parse_sender(sdp)
         self._opening += 1
         try:
             return await self._open(offer, wanted)
         finally:
             self._opening -= 1
+
+    async def resume(self, session_id: str, sdp: str) -> Opened:
+        """The session goes on over another connection, for an offer of its client.
+
+        Raises SessionNotFoundError, OfferError; then the connection it has stays.
+        """
+        place, offer = self._place(session_id), Offer.parse_sender(sdp)
+        return Opened(place.session, await place.answer(offer))
 
     async def close(self, session_id: str, reason: str) -> None:
         """Ends a session, and waits until it is gone. Raises SessionNotFoundError."""
@@ -151,7 +135,7 @@ class Service:
     async def _end(self, places: Sequence[Place], reason: str) -> None:
         for place in places:
             place.session.end(reason)
-        tasks = [place.task for place in places]
+        tasks = [self._tasks[place.session.id] for place in places]
         if tasks:
             _, slow = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
             for task in slow:
@@ -169,37 +153,31 @@ class Service:
             metrics=self._metrics,
             notify=outgoing,
         )
-        connection = self._connect(session, outgoing)
+        place = Place(session, outgoing, self._clock, self._connection, self._config)
         try:
-            answer = await connection.answer(offer)
+            answer = await place.answer(offer)
         except BaseException:
             session.close()
             raise
         if self._stopping:
             session.end("the service is stopping")
-        task = asyncio.create_task(self._hold(session, connection), name="session")
-        self._places[session.id] = Place(session, task)
+        self._places[session.id] = place
+        self._tasks[session.id] = asyncio.create_task(self._hold(place), name="session")
         self._metrics.session_opened()
         return Opened(session, answer)
 
-    async def _hold(self, session: Session, connection: Connection) -> None:
+    async def _hold(self, place: Place) -> None:
+        session = place.session
         try:
-            await connection.run()
+            await place.run()
         finally:
             session.close()
-            del self._places[session.id]
+            del self._places[session.id], self._tasks[session.id]
             self._metrics.session_closed()
             logger.info("session %s… ended: %s", session.id[:6], session.end_reason)
 
-    def _webrtc(self, session: Session, outgoing: Outgoing) -> Connection:
-        return Peer(
-            session,
-            outgoing,
-            self._clock,
-            ice_servers=self._config.ice_servers,
-            connect_timeout_s=self._config.connect_timeout_s,
-            idle_timeout_s=self._config.idle_timeout_s,
-        )
+    def _connection(self) -> Connection:
+        return Connection(self._config.ice_servers, self._config.connect_timeout_s)
 
     def _place(self, session_id: str) -> Place:
         try:

@@ -155,7 +155,7 @@ async def test_a_client_that_leaves_frees_everything(stage: Stage) -> None:
         await until(lambda: session.state == "closed")
         assert settled(session)
         await until(lambda: stage.engine.forgotten == [session.id])
-        assert "streamgen_sessions 0.0" in stage.metrics.exposition().decode()
+        await until(lambda: "streamgen_sessions 0.0" in stage.metrics.exposition().decode())
 
 
 async def test_a_client_that_falls_silent_is_closed(stages: list[Stage]) -> None:

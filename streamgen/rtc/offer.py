@@ -32,8 +32,8 @@ class Offer:
 
     sdp: str
     """As offered, without the candidates that cannot be used."""
-    source: str
-    """mid of the media section in which the client sends its video."""
+    source: str | None
+    """mid of the media section in which the client sends its video; None where it sends none."""
     sink: str | None
     """mid of the media section in which the client takes video; None where it takes none."""
 
@@ -66,9 +66,23 @@ class Offer:
         _check_together(description)
         sending = [media.rtp.muxId for media in description.media if _takes_part(media, "sendonly")]
         taking = [media.rtp.muxId for media in description.media if _takes_part(media, "recvonly")]
-        if not sending:
+        return cls(sdp, sending[0] if sending else None, taking[0] if taking else None)
+
+    @classmethod
+    def parse_sender(cls, text: str) -> Offer:
+        """The offer of somebody who sends video. Raises OfferError."""
+        offer = cls.parse(text)
+        if offer.source is None:
             raise OfferError("the offer has no section in which the client sends video")
-        return cls(sdp, sending[0], taking[0] if taking else None)
+        return offer
+
+    @classmethod
+    def parse_viewer(cls, text: str) -> Offer:
+        """The offer of somebody who takes video. Raises OfferError."""
+        offer = cls.parse(text)
+        if offer.sink is None:
+            raise OfferError("the offer has no section in which the client takes video")
+        return offer
 
 
 def _takes_part(media: MediaDescription, direction: str) -> bool:

@@ -1,0 +1,104 @@
+"""The way of a session's results to everybody who takes them: its own client, and whoever watches."""
+
+from __future__ import annotations
+
+import asyncio
+
+import av
+from av.video.reformatter import VideoReformatter
+
+from streamgen.core import Clock, Frame
+from streamgen.encoders import live_encoder
+from streamgen.rtc.encoding import Encoding, Seat
+from streamgen.rtc.pacing import Pacer
+from streamgen.session import Session
+
+REPEAT_S = 0.5
+"""Where no result comes for so long, who has just begun to watch gets the last one again."""
+
+
+class Broadcast:
+    """Shows each result when it is due, with its source frame's media timestamp, encoded once for each codec.
+
+        session -> when due -> YUV -> [ encoding of H264 ] -> seats
+                                      [ encoding of VP8  ] -> seats
+
+    Nobody need take it: results that nobody sees are dropped as "unwatched".
+    """
+
+    def __init__(self, session: Session, clock: Clock) -> None:
+        self._session = session
+        self._clock = clock
+        self._pacer = Pacer()
+        self._reformatter = VideoReformatter()
+        self._encodings: dict[str, Encoding] = {}
+        self._last: tuple[Frame, float] | None = None
+
+    def seat(self, codec: str) -> Seat | None:
+        """A place for one more viewer of a codec, by its MIME type; None for a codec that cannot be encoded."""
+        encoding = self._encodings.get(codec.lower())
+        if encoding is None:
+            encoder = live_encoder(codec, lambda: self._session.params.fps)
+            if encoder is None:
+                return None
+            encoding = self._encodings[codec.lower()] = Encoding(encoder)
+        return encoding.seat()
+
+    @property
+    def viewers(self) -> int:
+        """Seats that are taken."""
+        return sum(len(encoding.seats) for encoding in self._encodings.values())
+
+    async def run(self) -> None:
+        """Until the session is over, or cancelled; ends all seats then."""
+        try:
+            while await self._show_next():
+                pass
+        finally:
+            for encoding in self._encodings.values():
+                encoding.close()
+
+    async def _show_next(self) -> bool:
+        """Shows the oldest result, unless it is taken back before; False once there will be none."""
+        try:
+            async with asyncio.timeout(REPEAT_S):
+                finished = await self._session.finished()
+        except TimeoutError:
+            await self._repeat()
+            return True
+        if finished is None:
+            return False
+        due = self._pacer.schedule(finished.frame.media_time, finished.at)
+        watched = [encoding for encoding in self._encodings.values() if encoding.seats]
+        picture = await self._picture(finished.frame, finished.frame.pts) if watched else None
+        wait = due - self._clock.now()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        if picture is None:
+            self._session.discard(finished, "unwatched")
+        elif self._session.hand_over(finished):
+            for encoding in watched:
+                await encoding.encode(picture)
+        self._last = finished.frame, self._clock.now()
+        self._encodings = {codec: encoding for codec, encoding in self._encodings.items() if encoding.seats}
+        return True
+
+    async def _repeat(self) -> None:
+        """The last result once more, for those who could not show it; its timestamp goes on with the time."""
+        waiting = [encoding for encoding in self._encodings.values() if encoding.waited_for]
+        if self._last is None or not waiting:
+            return
+        frame, shown = self._last
+        picture = await self._picture(frame, frame.pts + round((self._clock.now() - shown) / frame.time_base))
+        for encoding in waiting:
+            await encoding.encode(picture)
+
+    async def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
+        return await asyncio.get_running_loop().run_in_executor(None, self._converted, frame, pts)
+
+    def _converted(self, frame: Frame, pts: int) -> av.VideoFrame:
+        rgb = av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")
+        picture = self._reformatter.reformat(rgb, format="yuv420p")
+        picture.pts = pts
+        picture.time_base = frame.time_base
+        return picture

@@ -1,0 +1,132 @@
+"""A WebRTC connection to somebody, from the service's side: answers an offer, and frees everything at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpTransceiver, RTCSessionDescription
+from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
+
+from streamgen.encoders import codec_of
+from streamgen.errors import OfferError
+from streamgen.rtc.broadcast import Broadcast
+from streamgen.rtc.encoding import Seat, send_from
+from streamgen.rtc.hints import with_bitrates
+from streamgen.rtc.offer import Offer
+
+logger = logging.getLogger(__name__)
+
+# What aiortc raises at an offer that it cannot negotiate.
+_NEGOTIATION_FAULTS = (
+    InternalError,
+    InvalidAccessError,
+    InvalidStateError,
+    OperationError,
+    ValueError,
+    AttributeError,
+    KeyError,
+    TypeError,
+)
+
+
+class Connection:
+    """An RTCPeerConnection with an owner: `answer` once, `close` at the end.
+
+    new -> connected -> gone      `gone` is set once, with the reason, by whoever found that out first
+    """
+
+    def __init__(self, ice_servers: Sequence[str], connect_timeout_s: float) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._seats: list[Seat] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Without an explicit list aiortc asks a public STUN server, and waits for it.
+        servers = [RTCIceServer(urls=url) for url in ice_servers]
+        self.rtc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self.rtc.on("connectionstatechange", self._changed)
+        self.connected = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.reason = ""
+        """Why it is gone."""
+        self.lost = False
+        """Whether it went without a word: the other side may come back."""
+
+    async def answer(self, offer: Offer, set_up: Callable[[RTCRtpTransceiver], None]) -> str:
+        """The SDP answer; `set_up` decides what becomes of each transceiver.
+
+        Raises OfferError where there is no common ground; then nothing is left of the connection.
+        """
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                sdp = await self._negotiate(offer, set_up)
+        except _NEGOTIATION_FAULTS as error:
+            logger.info("offer refused: %s", error)
+            await self.close()
+            raise OfferError("the offer cannot be answered: no common codec (H264 or VP8), or not WebRTC") from None
+        except TimeoutError:
+            await self.close()
+            raise OfferError("gathering addresses took too long; check --ice-server") from None
+        except BaseException:
+            await self.close()
+            raise
+        self.spawn(self._expect(), "connection-deadline")
+        return sdp
+
+    async def _negotiate(self, offer: Offer, set_up: Callable[[RTCRtpTransceiver], None]) -> str:
+        await self.rtc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+        for transceiver in self.rtc.getTransceivers():
+            set_up(transceiver)
+        await self.rtc.setLocalDescription(await self.rtc.createAnswer())
+        return with_bitrates(self.rtc.localDescription.sdp)
+
+    def send(self, broadcast: Broadcast, transceiver: RTCRtpTransceiver) -> None:
+        """Sends a session's results on a transceiver. Raises OfferError for a codec that cannot be encoded."""
+        seat = broadcast.seat(codec_of(transceiver))
+        if seat is None or not send_from(seat, transceiver):
+            raise OfferError("the offer cannot be answered: no common codec (H264 or VP8)")
+        self._seats.append(seat)
+
+    def end(self, reason: str, *, lost: bool = False) -> None:
+        """It is over; the first reason counts."""
+        if not self.gone.is_set():
+            self.reason, self.lost = reason, lost
+            self.gone.set()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs a task that ends with the connection at the latest."""
+        task = asyncio.create_task(coroutine, name=name)
+        task.add_done_callback(self._task_done)
+        self._tasks.add(task)
+
+    async def close(self) -> None:
+        """Ends the connection and all that belongs to it."""
+        self.end("closed")
+        for seat in self._seats:
+            seat.leave()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.rtc.close()
+
+    async def _expect(self) -> None:
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self.connected.wait()
+        except TimeoutError:
+            self.end("the media connection did not come up")
+
+    def _changed(self) -> None:
+        match self.rtc.connectionState:
+            case "connected":
+                self.connected.set()
+            case "failed":
+                self.end("the connection was lost", lost=self.connected.is_set())
+            case "closed":
+                self.end("the client closed the connection")
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s failed", task.get_name(), exc_info=error)  # our own bug: it costs this connection only
+            self.end("internal error")
