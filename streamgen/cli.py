@@ -123,6 +123,12 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         metavar="URL",
         help="stun: or turn: server for service and clients (may be repeated)",
     )
+    add(
+        "--turn-secret",
+        default=environ.get("STREAMGEN_TURN_SECRET") or None,
+        metavar="SECRET",
+        help="make credentials for turn: servers from this shared secret (default: $STREAMGEN_TURN_SECRET)",
+    )
     for name, what in _TIMEOUTS.items():
         flag = f"--{name.replace('_', '-')}"
         add(flag, type=float, default=_DEFAULTS[name], metavar="S", help=f"{what} (default: %(default)s)")
@@ -148,6 +154,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         token=arguments.token,
         allowed_origins=tuple(arguments.allowed_origins),
         ice_servers=tuple(arguments.ice_servers),
+        turn_secret=arguments.turn_secret,
         connect_timeout_s=arguments.connect_timeout_s,
         idle_timeout_s=arguments.idle_timeout_s,
         grace_s=arguments.grace_s,

@@ -25,6 +25,8 @@ class Config:
     """Origins other than the service's own that may use the API from a browser."""
     ice_servers: tuple[str, ...] = ()
     """STUN/TURN URLs handed to clients and used by the service."""
+    turn_secret: str | None = None
+    """Secret shared with the TURN servers, from which each client's credentials are made."""
     connect_timeout_s: float = 15.0
     """An offer whose media connection is not up by then is closed."""
     idle_timeout_s: float = 15.0

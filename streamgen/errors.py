@@ -66,6 +66,18 @@ class NotLiveError(BusyError):
     code = "not_live"
 
 
+class NameTakenError(BusyError):
+    """Another session is published under this name."""
+
+    code = "name_taken"
+
+
+class RestartError(StreamgenError):
+    """ICE could not be restarted; the connection stays as it was."""
+
+    code = "restart_failed"
+
+
 class EngineError(StreamgenError):
     """The engine failed at a piece of work; the work is lost, the engine goes on."""
 

@@ -55,6 +55,8 @@ class Place:
     ) -> None:
         """`connect` makes a connection that is to be negotiated."""
         self.session = session
+        self.stream = secrets.token_urlsafe(16)
+        """What it can be watched under, by whoever was told."""
         self.viewers: dict[str, Viewer] = {}
         self._outgoing = outgoing
         self._clock = clock
@@ -64,6 +66,12 @@ class Place:
         self._peer: Peer | None = None
         self._replaced = asyncio.Event()
         self._viewing: set[asyncio.Task[None]] = set()
+
+    @property
+    def connection(self) -> Connection:
+        """The client's."""
+        assert self._peer is not None, "a place is used once its client's first offer is answered"
+        return self._peer.connection
 
     async def answer(self, offer: Offer) -> str:
         """The answer to the client's offer: its first, or one with which it comes back. Raises OfferError.
@@ -90,9 +98,9 @@ class Place:
             await before.connection.close()
         return sdp
 
-    async def watch(self, offer: Offer) -> tuple[str, str]:
-        """Id of a new viewer, and the answer to its offer. Raises OfferError, NotLiveError, BusyError."""
-        if not self.session.live:
+    async def watch(self, offer: Offer) -> tuple[str, Viewer, str]:
+        """A new viewer's id, itself, and the answer to its offer. Raises OfferError, NotLiveError, BusyError."""
+        if not self._broadcast.shown:
             raise NotLiveError("this session has no picture yet, or none at the moment", RETRY_NOT_LIVE_S)
         if len(self.viewers) >= self._terms.max_viewers:
             raise BusyError(f"{self._terms.max_viewers} watch this session already", RETRY_CROWDED_S)
@@ -103,7 +111,7 @@ class Place:
         self._viewing.add(task)
         task.add_done_callback(self._viewing.discard)
         self.viewers[viewer_id] = viewer
-        return viewer_id, sdp
+        return viewer_id, viewer, sdp
 
     async def run(self) -> None:
         """Until the session has ended. Frees everything."""

@@ -120,11 +120,6 @@ class Session:
         if self._state in ("warming", "live", "paused"):
             self._set_state("away")
 
-    @property
-    def live(self) -> bool:
-        """Whether results come out."""
-        return self._state == "live"
-
     def update(self, changes: Mapping[str, object]) -> asyncio.Future[int]:
         """Parameters for the next chunk on; the future gives the id of its first frame, within UPDATE_TIMEOUT_S.
 

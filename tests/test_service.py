@@ -1,50 +1,16 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
-from pipelines.fake import FakePipeline, Fault
-from streamgen.clock import MonotonicClock
-from streamgen.config import Config
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
-from streamgen.metrics import Metrics
-from streamgen.scheduler.cost import CostModel
-from streamgen.scheduler.loop import Loop
-from streamgen.scheduler.policy import Limits
-from streamgen.service import PresetInfo, Service
-from tests.support.service import SMALL, InlineEngine, settled
-from tests.support.webrtc import Client, client, no_leaks, until
-
-PARAMS: dict[str, object] = {"width": 64, "height": 64}
-
-
-class Stage:
-    """A service with an engine in this process, and real WebRTC."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.clock, self.metrics = MonotonicClock(), Metrics()
-        self.engine = InlineEngine(FakePipeline(faults={"bad": Fault("encode")}))
-        self.loop = Loop(self.engine, self.clock, self.metrics, Limits(CostModel(), max_batch=4))
-        self.engine.on_restart = self.loop.restarted
-        presets = [PresetInfo("tiny", "Tiny", "Small.", 16.0, SMALL, [{"name": "Ink", "prompt": "ink"}])]
-        self.service = Service(Config(**settings), self.engine, self.loop, presets, self.clock, self.metrics)
-        self.task = asyncio.create_task(self.loop.run())
-
-    async def open(self, peer: Client, **params: object) -> str:
-        opened = await self.service.open(await peer.offer(), PARAMS | params)
-        await peer.accept(opened.sdp)
-        return opened.session.id
-
-    async def stop(self) -> None:
-        await self.service.stop("the service is stopping")
-        self.task.cancel()
-        await asyncio.wait([self.task])
+from tests.support.service import settled
+from tests.support.stage import PARAMS, Stage
+from tests.support.webrtc import client, no_leaks, until
 
 
 @pytest.fixture

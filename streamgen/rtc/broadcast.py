@@ -45,6 +45,11 @@ class Broadcast:
         return encoding.seat()
 
     @property
+    def shown(self) -> bool:
+        """Whether there has been a result: who begins to watch sees something."""
+        return self._last is not None
+
+    @property
     def viewers(self) -> int:
         """Seats that are taken."""
         return sum(len(encoding.seats) for encoding in self._encodings.values())

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpTransceiver, RTCSessionDescription
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
+from aiortc.sdp import candidate_from_sdp
 
 from streamgen.encoders import codec_of
-from streamgen.errors import OfferError
+from streamgen.errors import OfferError, RestartError
 from streamgen.rtc.broadcast import Broadcast
 from streamgen.rtc.encoding import Seat, send_from
+from streamgen.rtc.fragment import Fragment
 from streamgen.rtc.hints import with_bitrates
-from streamgen.rtc.offer import Offer
+from streamgen.rtc.offer import MAX_CANDIDATES, Offer
+from streamgen.turn import IceServer
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +42,22 @@ class Connection:
     new -> connected -> gone      `gone` is set once, with the reason, by whoever found that out first
     """
 
-    def __init__(self, ice_servers: Sequence[str], connect_timeout_s: float) -> None:
+    def __init__(self, ice_servers: Sequence[IceServer], connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._seats: list[Seat] = []
         self._tasks: set[asyncio.Task[None]] = set()
         # Without an explicit list aiortc asks a public STUN server, and waits for it.
-        servers = [RTCIceServer(urls=url) for url in ice_servers]
+        servers = [RTCIceServer(server.urls, server.username, server.credential) for server in ice_servers]
         self.rtc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self.rtc.on("connectionstatechange", self._changed)
         self.connected = asyncio.Event()
         self.gone = asyncio.Event()
         self.reason = ""
         """Why it is gone."""
+        self.tag = secrets.token_urlsafe(8)
+        """Of the present generation of ICE."""
+        self._remote_user = self._mid = ""
+        self._trickled = 0
         self.lost = False
         """Whether it went without a word: the other side may come back."""
 
@@ -71,8 +79,28 @@ class Connection:
         except BaseException:
             await self.close()
             raise
+        self._remote_user, self._mid = offer.ice_user, offer.mid
         self.spawn(self._expect(), "connection-deadline")
         return sdp
+
+    async def patch(self, text: str) -> str | None:
+        """Takes what a fragment of SDP says about the other side's ICE: more candidates.
+
+        Raises OfferError for what is no such fragment, RestartError for one that would restart ICE.
+        """
+        said = Fragment.parse(text)
+        if said.user and said.user != self._remote_user:
+            raise RestartError("ICE cannot be restarted here; open the session again")
+        self._trickled += len(said.candidates)
+        if self._trickled > MAX_CANDIDATES:
+            raise OfferError(f"more than {MAX_CANDIDATES} candidates were sent")
+        for candidate in said.candidates:
+            parsed = candidate_from_sdp(candidate.line)
+            parsed.sdpMid = candidate.mid or self._mid
+            await self.rtc.addIceCandidate(parsed)
+        if said.complete:
+            await self.rtc.addIceCandidate(None)
+        return None
 
     async def _negotiate(self, offer: Offer, set_up: Callable[[RTCRtpTransceiver], None]) -> str:
         await self.rtc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
