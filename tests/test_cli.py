@@ -38,7 +38,8 @@ def test_serve_has_the_defaults_of_its_configuration(capsys: pytest.CaptureFixtu
 def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
     words = (
         "serve --preset tiny --host 0.0.0.0 --port 9000 --device cpu --threads 2 --max-sessions 7 --token secret"
-        " --allow-origin https://a.example --allow-origin https://b.example --ice-server stun:s.example --turn-secret shared"
+        " --allow-origin https://a.example --allow-origin https://b.example --ice-server stun:s.example"
+        " --turn-secret shared"
         " --connect-timeout-s 1 --idle-timeout-s 2 --grace-s 5 --max-viewers 6 --job-timeout-s 3 --start-timeout-s 4"
     )
     assert run(capsys, *words.split())[0] == 0

@@ -134,6 +134,70 @@ async def test_a_client_that_falls_silent_is_closed(stages: list[Stage]) -> None
         assert session.end_reason == "no frames came any more"
 
 
+async def test_a_client_that_comes_back_goes_on_where_it_was(stage: Stage) -> None:
+    async with no_leaks(), client() as peer, client() as back:
+        session = stage.service.session(await stage.open(peer, prompt="ink"))
+        await until(lambda: peer.frames)
+        stage.lose(session.id)
+        await until(lambda: session.state == "away")
+        seen = session.stats().frames_in
+        resumed = await stage.service.resume(session.id, await back.offer())
+        assert resumed.session is session
+        await back.accept(resumed.sdp)
+        await until(lambda: back.frames and session.state == "live")
+        assert session.stats().frames_in > seen  # its frames go on counting
+        assert stage.engine.forgotten == []  # and its stream in the engine is the same
+        back.send(type="update", seq=1, params={"prompt": "oil"})
+        await until(lambda: back.heard("applied"))
+        await stage.service.close(session.id, "enough")
+        assert settled(session)
+
+
+async def test_a_client_may_come_back_before_its_loss_is_noticed(stage: Stage) -> None:
+    async with no_leaks(), client() as peer, client() as back:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: peer.frames)
+        await back.accept((await stage.service.resume(session.id, await back.offer())).sdp)
+        await until(lambda: back.frames and session.state == "live")
+        await until(lambda: peer.connection.connectionState == "closed")
+        assert session.end_reason == ""
+
+
+async def test_a_pause_outlives_a_loss(stage: Stage) -> None:
+    async with client() as peer, client() as back:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: peer.frames)
+        session.pause()
+        stage.lose(session.id)
+        await until(lambda: session.state == "away")
+        await back.accept((await stage.service.resume(session.id, await back.offer())).sdp)
+        await until(lambda: session.state == "paused")
+        session.resume()
+        await until(lambda: session.state == "live")
+
+
+async def test_a_client_that_does_not_come_back_is_closed(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(grace_s=0.3))
+    async with no_leaks(), client() as peer, client() as late:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: peer.frames)
+        stage.lose(session.id)
+        await until(lambda: session.state == "closed")
+        assert session.end_reason == "the connection was lost, and the client did not come back"
+        with pytest.raises(SessionNotFoundError):
+            await stage.service.resume(session.id, await late.offer())
+
+
+async def test_a_bad_offer_to_come_back_with_changes_nothing(stage: Stage) -> None:
+    async with client() as peer, client() as back:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: peer.frames)
+        with pytest.raises(OfferError):
+            await stage.service.resume(session.id, re.sub(r"(VP8|H264)/90000", "AV1/90000", await back.offer()))
+        seen = len(peer.frames)
+        await until(lambda: len(peer.frames) > seen + 5)
+
+
 async def test_an_offer_that_never_connects_is_closed(stages: list[Stage], caplog: pytest.LogCaptureFixture) -> None:
     stages.append(stage := Stage(connect_timeout_s=0.5, max_sessions=1))
     async with no_leaks(), client() as peer:
