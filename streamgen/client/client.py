@@ -51,6 +51,7 @@ class Client:
         buffer: int = 1,
         tail_s: float = 2.0,
         connect_timeout_s: float = 15.0,
+        reconnect_s: float = 20.0,
         on_event: Callable[[Event], None] | None = None,
         **params: object,
     ) -> Session:
@@ -60,6 +61,7 @@ class Client:
             (H, W, 3) in RGB, asked for at `fps` (16 where not given), or a video track of aiortc.
         buffer: results kept for a slow reader; the newest win.
         tail_s: `frames` ends when the source has ended and no result came for this long.
+        reconnect_s: a lost connection is tried to be made anew for this long; the session goes on where it was.
         params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, slo_ms, stamp.
 
         Raises MediaFileError for a file that is no video, ServiceError where the service refuses, ConnectError where
@@ -71,6 +73,7 @@ class Client:
             buffer=buffer,
             tail_s=tail_s,
             connect_timeout_s=connect_timeout_s,
+            reconnect_s=reconnect_s,
             ice_servers=self._ice_servers,
             on_event=on_event,
         )
