@@ -15,6 +15,7 @@ from streamgen.rtc.connection import Connection
 from streamgen.rtc.control import Outgoing
 from streamgen.rtc.offer import Offer
 from streamgen.rtc.peer import Peer
+from streamgen.rtc.sound import Sound
 from streamgen.rtc.viewer import Viewer
 from streamgen.session import Session
 from streamgen.wire import Closing
@@ -63,6 +64,7 @@ class Place:
         self._connect = connect
         self._terms = terms
         self._broadcast = Broadcast(session, clock)
+        self._sound = Sound(lambda: self._broadcast.delay, clock)
         self._peer: Peer | None = None
         self._replaced = asyncio.Event()
         self._viewing: set[asyncio.Task[None]] = set()
@@ -81,6 +83,7 @@ class Place:
         peer = Peer(
             self.session,
             self._broadcast,
+            self._sound,
             self._outgoing,
             self._connect(),
             self._clock,
@@ -104,7 +107,7 @@ class Place:
             raise NotLiveError("this session has no picture yet, or none at the moment", RETRY_NOT_LIVE_S)
         if len(self.viewers) >= self._terms.max_viewers:
             raise BusyError(f"{self._terms.max_viewers} watch this session already", RETRY_CROWDED_S)
-        viewer = Viewer(self._broadcast, self._connect())
+        viewer = Viewer(self._broadcast, self._sound, self._connect())
         sdp = await viewer.answer(offer)
         viewer_id = secrets.token_urlsafe(16)
         task = asyncio.create_task(self._serve(viewer_id, viewer), name="viewer")

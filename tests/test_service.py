@@ -5,12 +5,13 @@ import re
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
 from tests.support.service import settled
 from tests.support.stage import PARAMS, Stage
-from tests.support.webrtc import client, no_leaks, until
+from tests.support.webrtc import TONE_HZ, client, no_leaks, until
 
 
 @pytest.fixture
@@ -210,14 +211,25 @@ async def test_an_offer_that_never_connects_is_closed(stages: list[Stage], caplo
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_audio_beside_video_is_declined(stage: Stage) -> None:
+async def test_sound_passes_by_the_model_to_the_client_and_to_who_watches(stage: Stage) -> None:
+    async with no_leaks(), client(tone=True) as peer, client(audio=True) as viewer:
+        session_id = await stage.open(peer)
+        await until(lambda: peer.sounds and peer.frames)
+        watching = await stage.service.watch(session_id, (await viewer.offer()).replace("a=sendrecv", "a=recvonly"))
+        await viewer.accept(watching.sdp)
+        for listener in (peer, viewer):
+            await until(lambda listener=listener: len(listener.sounds) > 50)
+            heard = np.concatenate([sound.to_ndarray().ravel() for sound in listener.sounds[20:]]).astype(float)
+            spectrum = np.abs(np.fft.rfft(heard[::2]))  # stereo, one after the other
+            assert abs(np.argmax(spectrum) * 48000 / len(heard[::2]) - TONE_HZ) < 5
+        await stage.service.close(session_id, "enough")
+
+
+async def test_a_client_may_send_no_sound(stage: Stage) -> None:
     async with client(audio=True) as peer:
-        opened = await stage.service.open(await peer.offer(), PARAMS)
-        audio = opened.sdp.split("m=")[1]
-        assert audio.startswith("audio")
-        assert "a=inactive" in audio
-        await peer.accept(opened.sdp)
+        await stage.open(peer)
         await until(lambda: peer.frames)
+        assert peer.sounds == []
 
 
 async def test_a_client_that_only_sends_is_served(stage: Stage) -> None:

@@ -16,6 +16,8 @@ from streamgen.session import Session
 REPEAT_S = 0.5
 """Where no result comes for so long, who has just begun to watch gets the last one again."""
 
+DELAY_WEIGHT = 0.1
+
 
 class Broadcast:
     """Shows each result when it is due, with its source frame's media timestamp, encoded once for each codec.
@@ -33,6 +35,8 @@ class Broadcast:
         self._reformatter = VideoReformatter()
         self._encodings: dict[str, Encoding] = {}
         self._last: tuple[Frame, float] | None = None
+        self.delay = 0.0
+        """By how much later than they came frames are shown, smoothed (s)."""
 
     def seat(self, codec: str) -> Seat | None:
         """A place for one more viewer of a codec, by its MIME type; None for a codec that cannot be encoded."""
@@ -84,7 +88,10 @@ class Broadcast:
         elif self._session.hand_over(finished):
             for encoding in watched:
                 await encoding.encode(picture)
-        self._last = finished.frame, self._clock.now()
+        shown = self._clock.now()
+        late = shown - finished.frame.arrived
+        self.delay = late if self._last is None else self.delay + DELAY_WEIGHT * (late - self.delay)
+        self._last = finished.frame, shown
         self._encodings = {codec: encoding for codec, encoding in self._encodings.items() if encoding.seats}
         return True
 

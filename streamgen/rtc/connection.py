@@ -19,9 +19,16 @@ from streamgen.rtc.encoding import Seat, send_from
 from streamgen.rtc.fragment import Fragment
 from streamgen.rtc.hints import with_bitrates
 from streamgen.rtc.offer import MAX_CANDIDATES, Offer
+from streamgen.rtc.sound import SoundTrack
 from streamgen.turn import IceServer
 
 logger = logging.getLogger(__name__)
+DIRECTIONS = {  # of a transceiver, by whether the service takes and gives something there
+    (True, True): "sendrecv",
+    (True, False): "recvonly",
+    (False, True): "sendonly",
+    (False, False): "inactive",
+}
 
 # What aiortc raises at an offer that it cannot negotiate.
 _NEGOTIATION_FAULTS = (
@@ -45,6 +52,7 @@ class Connection:
     def __init__(self, ice_servers: Sequence[IceServer], connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._seats: list[Seat] = []
+        self._sounds: list[SoundTrack] = []
         self._tasks: set[asyncio.Task[None]] = set()
         # Without an explicit list aiortc asks a public STUN server, and waits for it.
         servers = [RTCIceServer(server.urls, server.username, server.credential) for server in ice_servers]
@@ -116,6 +124,11 @@ class Connection:
             raise OfferError("the offer cannot be answered: no common codec (H264 or VP8)")
         self._seats.append(seat)
 
+    def sound(self, track: SoundTrack, transceiver: RTCRtpTransceiver) -> None:
+        """Sends sound on a transceiver."""
+        transceiver.sender.replaceTrack(track)
+        self._sounds.append(track)
+
     def end(self, reason: str, *, lost: bool = False) -> None:
         """It is over; the first reason counts."""
         if not self.gone.is_set():
@@ -133,6 +146,8 @@ class Connection:
         self.end("closed")
         for seat in self._seats:
             seat.leave()
+        for sound in self._sounds:
+            sound.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -36,6 +36,10 @@ class Offer:
     """mid of the media section in which the client sends its video; None where it sends none."""
     sink: str | None
     """mid of the media section in which the client takes video; None where it takes none."""
+    audio_source: str | None
+    """mid of the media section in which the client sends its sound; None where it sends none."""
+    audio_sink: str | None
+    """mid of the media section in which the client takes sound; None where it takes none."""
     ice_user: str
     """The client's ice-ufrag, which tells this generation of ICE from later ones."""
     mid: str
@@ -69,17 +73,17 @@ class Offer:
             _check_media(media)
         _check_together(description)
         if not description.media:
-            raise OfferError("the offer has no media sections")
-        sending = [media.rtp.muxId for media in description.media if _takes_part(media, "sendonly")]
-        taking = [media.rtp.muxId for media in description.media if _takes_part(media, "recvonly")]
+            raise OfferError("the offer has no section at all")
         first = _first_of_bundle(description)
         assert first.ice is not None, "checked"
         return cls(
             sdp,
-            sending[0] if sending else None,
-            taking[0] if taking else None,
-            str(first.ice.usernameFragment),
-            first.rtp.muxId,
+            source=_section(description, "video", "sendonly"),
+            sink=_section(description, "video", "recvonly"),
+            audio_source=_section(description, "audio", "sendonly"),
+            audio_sink=_section(description, "audio", "recvonly"),
+            ice_user=str(first.ice.usernameFragment),
+            mid=first.rtp.muxId,
         )
 
     @classmethod
@@ -105,8 +109,12 @@ def _first_of_bundle(description: SessionDescription) -> MediaDescription:
     return by_mid[str(bundled[0])] if bundled else description.media[0]
 
 
-def _takes_part(media: MediaDescription, direction: str) -> bool:
-    return media.kind == "video" and media.port != 0 and media.direction in (direction, "sendrecv", None)
+def _section(description: SessionDescription, kind: str, direction: str) -> str | None:
+    """mid of the first section of a kind in which the client does this (`sendonly`, `recvonly`), maybe among others."""
+    for media in description.media:
+        if media.kind == kind and media.port != 0 and media.direction in (direction, "sendrecv", None):
+            return str(media.rtp.muxId)
+    return None
 
 
 def _check_media(media: MediaDescription) -> None:

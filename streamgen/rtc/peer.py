@@ -1,4 +1,4 @@
-"""The connection of a session's own client: frames in, results out, messages both ways."""
+"""The connection of a session's own client: frames and sound in, results out, messages both ways."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from aiortc.mediastreams import MediaStreamTrack
 from streamgen.core import Clock
 from streamgen.jitter import release_on_marker
 from streamgen.rtc.broadcast import Broadcast
-from streamgen.rtc.connection import Connection
+from streamgen.rtc.connection import DIRECTIONS, Connection
 from streamgen.rtc.control import Control, Outgoing
 from streamgen.rtc.intake import Intake
 from streamgen.rtc.offer import Offer
+from streamgen.rtc.sound import Sound
 from streamgen.session import Session
 
 STATS_INTERVAL_S = 1.0
@@ -31,6 +32,7 @@ class Peer:
         self,
         session: Session,
         broadcast: Broadcast,
+        sound: Sound,
         outgoing: Outgoing,
         connection: Connection,
         clock: Clock,
@@ -40,6 +42,7 @@ class Peer:
         self.connection = connection
         self._session = session
         self._broadcast = broadcast
+        self._sound = sound
         self._outgoing = outgoing
         self._clock = clock
         self._idle_timeout_s = idle_timeout_s
@@ -51,13 +54,18 @@ class Peer:
         connection.rtc.on("datachannel", self._channel_opened)
 
         def set_up(transceiver: RTCRtpTransceiver) -> None:
-            takes, gives = transceiver.mid == offer.source, transceiver.mid == offer.sink
-            transceiver.direction = _DIRECTIONS[takes, gives]
-            if gives:
+            mid = transceiver.mid
+            takes, gives = mid in (offer.source, offer.audio_source), mid in (offer.sink, offer.audio_sink)
+            transceiver.direction = DIRECTIONS[takes, gives]
+            if mid == offer.sink:
                 connection.send(self._broadcast, transceiver)
-            if takes:
+            if mid == offer.source:
                 release_on_marker(transceiver.receiver)
                 connection.spawn(self._take(transceiver.receiver.track), "peer-take")
+            if mid == offer.audio_sink:
+                connection.sound(self._sound.listener(), transceiver)
+            if mid == offer.audio_source:
+                connection.spawn(self._sound.take(transceiver.receiver.track), "peer-sound")
 
         sdp = await connection.answer(offer, set_up)
         connection.spawn(self._watch(), "peer-watch")
@@ -85,11 +93,3 @@ class Peer:
 
     def _channel_opened(self, channel: RTCDataChannel) -> None:
         self._control.attach(channel)
-
-
-_DIRECTIONS = {  # of a transceiver, by whether the service takes and gives video there
-    (True, True): "sendrecv",
-    (True, False): "recvonly",
-    (False, True): "sendonly",
-    (False, False): "inactive",
-}

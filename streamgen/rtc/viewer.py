@@ -5,25 +5,29 @@ from __future__ import annotations
 from aiortc import RTCRtpTransceiver
 
 from streamgen.rtc.broadcast import Broadcast
-from streamgen.rtc.connection import Connection
+from streamgen.rtc.connection import DIRECTIONS, Connection
 from streamgen.rtc.offer import Offer
+from streamgen.rtc.sound import Sound
 
 
 class Viewer:
     """The connection of one viewer. `answer` once, then `run` once; `close` ends it from outside."""
 
-    def __init__(self, broadcast: Broadcast, connection: Connection) -> None:
+    def __init__(self, broadcast: Broadcast, sound: Sound, connection: Connection) -> None:
         self._broadcast = broadcast
+        self._sound = sound
         self.connection = connection
 
     async def answer(self, offer: Offer) -> str:
         """The SDP answer. Raises OfferError; then nothing is left of the viewer."""
 
         def set_up(transceiver: RTCRtpTransceiver) -> None:
-            takes = transceiver.mid == offer.sink
-            transceiver.direction = "sendonly" if takes else "inactive"
-            if takes:
+            mid = transceiver.mid
+            transceiver.direction = DIRECTIONS[False, mid in (offer.sink, offer.audio_sink)]
+            if mid == offer.sink:
                 self.connection.send(self._broadcast, transceiver)
+            if mid == offer.audio_sink:
+                self.connection.sound(self._sound.listener(), transceiver)
 
         return await self.connection.answer(offer, set_up)
 
