@@ -20,7 +20,7 @@ from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
 from av.frame import Frame
 from av.video.codeccontext import VideoCodecContext
 
-START_BITRATE, LEAST_BITRATE, MOST_BITRATE = 2_000_000, 300_000, 6_000_000
+START_BITRATE, LEAST_BITRATE, MOST_BITRATE = 2_000_000, 300_000, 20_000_000
 """Bits a second: before the receiver has said anything, and whatever it says."""
 TOLERANCE = 0.25
 """By how much bitrate or frame rate may be off before an encoder is made anew."""
@@ -41,9 +41,11 @@ class Tuned:
     (REMB).
     """
 
-    def __init__(self, fps: Callable[[], float]) -> None:
+    def __init__(self, fps: Callable[[], float], most: Callable[[], int] = lambda: MOST_BITRATE) -> None:
+        """fps: frames a second; most: bits a second, whatever the receiver says; both as of now."""
         super().__init__()
         self._fps = fps
+        self._most = most
         self._target = START_BITRATE
         self.made_key_frame = False
         """Whether the last picture became a key frame."""
@@ -52,11 +54,11 @@ class Tuned:
     @property
     def target_bitrate(self) -> int:
         """Bits a second."""
-        return self._target
+        return max(LEAST_BITRATE, min(self._target, self._most()))
 
     @target_bitrate.setter
     def target_bitrate(self, bitrate: int) -> None:
-        self._target = max(LEAST_BITRATE, min(bitrate, MOST_BITRATE))
+        self._target = bitrate
 
     @property
     def _rate(self) -> float:
@@ -68,10 +70,10 @@ class Tuned:
         if self._made is not None:
             width, height, bitrate, made_for, at = self._made
             same_size = (frame.width, frame.height) == (width, height)
-            close = _close(self._target, bitrate) and _close(fps, made_for)
+            close = _close(self.target_bitrate, bitrate) and _close(fps, made_for)
             if same_size and (close or 0 <= now - at < PATIENCE_S):
                 return False
-        self._made = (frame.width, frame.height, self._target, fps, now)
+        self._made = (frame.width, frame.height, self.target_bitrate, fps, now)
         return True
 
     def compressed(self, codec: VideoCodecContext, frame: av.VideoFrame, force_keyframe: bool) -> bytes:
@@ -86,11 +88,11 @@ class Tuned:
         """`codec`, set up for frames like this one."""
         fps = Fraction(self._rate).limit_denominator(1001)
         codec.width, codec.height, codec.pix_fmt = frame.width, frame.height, "yuv420p"
-        codec.bit_rate = self._target
+        codec.bit_rate = self.target_bitrate
         codec.framerate, codec.time_base = fps, VIDEO_TIME_BASE
         codec.thread_count = 1 if frame.width * frame.height <= LARGE else 2
-        buffered = str(int(BUFFERED_FRAMES * self._target / fps))
-        codec.options = {"maxrate": str(self._target), "bufsize": buffered, **options}
+        buffered = str(int(BUFFERED_FRAMES * self.target_bitrate / fps))
+        codec.options = {"maxrate": str(self.target_bitrate), "bufsize": buffered, **options}
         return codec
 
 
@@ -146,16 +148,21 @@ class LiveVp8Encoder(Tuned, Vp8Encoder):
 
 LiveEncoder = LiveH264Encoder | LiveVp8Encoder
 
-_ENCODERS: dict[str, Callable[[Callable[[], float]], LiveEncoder]] = {
+_ENCODERS: dict[str, type[LiveH264Encoder | LiveVp8Encoder]] = {
     "video/h264": LiveH264Encoder,
     "video/vp8": LiveVp8Encoder,
 }
 
 
-def live_encoder(codec: str, fps: Callable[[], float]) -> LiveEncoder | None:
-    """An encoder for a codec by its MIME type; None where there is none. fps: frames a second, as of now."""
+def live_encoder(
+    codec: str, fps: Callable[[], float], most: Callable[[], int] = lambda: MOST_BITRATE
+) -> LiveEncoder | None:
+    """An encoder for a codec by its MIME type; None where there is none.
+
+    fps: frames a second; most: bits a second; both as of now.
+    """
     make = _ENCODERS.get(codec.lower())
-    return make and make(fps)
+    return None if make is None else make(fps, most)
 
 
 def codec_of(transceiver: RTCRtpTransceiver) -> str:

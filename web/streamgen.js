@@ -10,7 +10,7 @@
 
 /**
  * @typedef {{prompt?: string, negative_prompt?: string, steps?: number, noise?: number, seed?: number, width?: number,
- *   height?: number, fps?: number, slo_ms?: number, stamp?: boolean}} Params
+ *   height?: number, fps?: number, slo_ms?: number, max_kbps?: number, stamp?: boolean}} Params
  * @typedef {{fps_in: number, fps_out: number, latency_ms: {p50: number, p95: number, max: number}, frames_in: number,
  *   frames_out: number, deadline_misses: number, drops: Record<string, number>, plan: Record<string, unknown>,
  *   state: string}} Stats

@@ -62,7 +62,8 @@ class Client:
         buffer: results kept for a slow reader; the newest win.
         tail_s: `frames` ends when the source has ended and no result came for this long.
         reconnect_s: a lost connection is tried to be made anew for this long; the session goes on where it was.
-        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, slo_ms, stamp.
+        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, slo_ms, max_kbps,
+            stamp.
 
         Raises MediaFileError for a file that is no video, ServiceError where the service refuses, ConnectError where
         it cannot be reached or the media connection does not come up.

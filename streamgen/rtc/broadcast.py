@@ -42,7 +42,8 @@ class Broadcast:
         """A place for one more viewer of a codec, by its MIME type; None for a codec that cannot be encoded."""
         encoding = self._encodings.get(codec.lower())
         if encoding is None:
-            encoder = live_encoder(codec, lambda: self._session.params.fps)
+            session = self._session
+            encoder = live_encoder(codec, lambda: session.params.fps, lambda: session.params.max_kbps * 1000)
             if encoder is None:
                 return None
             encoding = self._encodings[codec.lower()] = Encoding(encoder)

@@ -17,7 +17,6 @@ from streamgen.errors import OfferError, RestartError
 from streamgen.rtc.broadcast import Broadcast
 from streamgen.rtc.encoding import Seat, send_from
 from streamgen.rtc.fragment import Fragment
-from streamgen.rtc.hints import with_bitrates
 from streamgen.rtc.offer import MAX_CANDIDATES, Offer
 from streamgen.rtc.sound import SoundTrack
 from streamgen.turn import IceServer
@@ -115,7 +114,7 @@ class Connection:
         for transceiver in self.rtc.getTransceivers():
             set_up(transceiver)
         await self.rtc.setLocalDescription(await self.rtc.createAnswer())
-        return with_bitrates(self.rtc.localDescription.sdp)
+        return self.rtc.localDescription.sdp
 
     def send(self, broadcast: Broadcast, transceiver: RTCRtpTransceiver) -> None:
         """Sends a session's results on a transceiver. Raises OfferError for a codec that cannot be encoded."""

@@ -12,6 +12,7 @@ from streamgen.jitter import release_on_marker
 from streamgen.rtc.broadcast import Broadcast
 from streamgen.rtc.connection import DIRECTIONS, Connection
 from streamgen.rtc.control import Control, Outgoing
+from streamgen.rtc.hints import with_bitrates
 from streamgen.rtc.intake import Intake
 from streamgen.rtc.offer import Offer
 from streamgen.rtc.sound import Sound
@@ -69,7 +70,7 @@ class Peer:
 
         sdp = await connection.answer(offer, set_up)
         connection.spawn(self._watch(), "peer-watch")
-        return sdp
+        return with_bitrates(sdp, self._session.params.max_kbps)
 
     async def close(self) -> None:
         """Sends what is still to be said, and ends the connection."""
