@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from pipelines.fake import FakePipeline, Fault
+from streamgen.bench.link import Link, Quality
 from streamgen.clock import MonotonicClock
 from streamgen.config import Config
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
+from streamgen.jitter import Losses
 from streamgen.metrics import Metrics
+from streamgen.recovery import recover_losses
 from streamgen.scheduler.cost import CostModel
 from streamgen.scheduler.loop import Loop
 from streamgen.scheduler.policy import Limits
@@ -89,6 +92,21 @@ async def test_a_picture_is_taken_with_its_last_packet(stage: Stage) -> None:
         await until(lambda: session.stats().frames_in > 10)
         peer.camera.blocked.set()
         await until(lambda: session.stats().frames_in == peer.camera.given)
+
+
+async def test_a_session_goes_on_over_a_lossy_link(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[Losses | None] = []
+    monkeypatch.setattr("streamgen.rtc.peer.recover_losses", lambda it: losses.append(recover_losses(it)))
+    bad = Quality(loss=0.1, delay_s=0.01)
+    async with no_leaks(), client(fps=60) as peer:
+        await stage.open(peer)
+        await until(lambda: peer.frames)
+        async with Link(peer.connection, out=bad, into=bad):
+            (counts,) = losses
+            assert counts is not None
+            await until(lambda: counts.recovered >= 5)
+            seen = len(peer.frames)
+            await until(lambda: len(peer.frames) >= seen + 5)
 
 
 async def test_the_control_channel(stage: Stage) -> None:

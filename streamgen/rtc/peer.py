@@ -14,7 +14,8 @@ from aiortc.mediastreams import MediaStreamTrack
 from streamgen.core import Clock
 from streamgen.encoders import encode_live
 from streamgen.errors import OfferError
-from streamgen.jitter import release_on_marker
+from streamgen.feedback import limit_key_frames, limit_retransmissions
+from streamgen.recovery import recover_losses
 from streamgen.rtc.control import Control, Outgoing
 from streamgen.rtc.hints import with_bitrates
 from streamgen.rtc.intake import Intake
@@ -112,8 +113,10 @@ class Peer:
             if gives:
                 transceiver.sender.replaceTrack(self._output)
                 encode_live(transceiver, lambda: self._session.params.fps)
+                limit_key_frames(transceiver.sender)
+                limit_retransmissions(transceiver.sender)
             if takes:
-                release_on_marker(transceiver.receiver)
+                recover_losses(transceiver.receiver)
                 track = transceiver.receiver.track
                 self._spawn(self._take(track), "peer-take")
         await connection.setLocalDescription(await connection.createAnswer())
