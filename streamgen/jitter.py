@@ -122,6 +122,11 @@ class Gaps:
         """When that one was noticed."""
         return next((missing.since for missing in self._missing.values()), None)
 
+    def last(self, since: float, end: int) -> int | None:
+        """The highest missing number before `end` that was noticed by then."""
+        old = (number for number, missing in self._missing.items() if number < end and missing.since <= since)
+        return max(old, default=None)
+
     @property
     def delay_s(self) -> float:
         """From a request to its answer, the shortest of the last ones; 0 before the first."""
@@ -234,7 +239,7 @@ class JitterBuffer:
         """What is to be done at `deadline`, or at any other time: gaps that took too long are given up."""
         pictures = []
         while self._flush_at is not None and now >= self._flush_at:
-            self._flush()
+            self._flush(now - self._patience_s)
             pictures += self._released()
         asked = self._gaps.ask(now, self._newest)
         self.losses.requests += len(asked)
@@ -242,11 +247,12 @@ class JitterBuffer:
 
     @property
     def _flush_at(self) -> float | None:
-        if self._blocked is None:
-            return None
-        # Three answers: the first, and two for requests that were made when the one before could have been answered.
-        patience = 3 * (self._gaps.delay_s + _MARGIN_S)
-        return self._blocked + min(max(PATIENCE_S, patience), MOST_PATIENCE_S)
+        return None if self._blocked is None else self._blocked + self._patience_s
+
+    @property
+    def _patience_s(self) -> float:
+        """Three answers: the first, and two to requests that were made when the one before could have been here."""
+        return min(max(PATIENCE_S, 3 * (self._gaps.delay_s + _MARGIN_S)), MOST_PATIENCE_S)
 
     def _unwrapped(self, packet: Packet) -> int | None:
         """None for a packet that belongs nowhere. The second of two in sequence begins a new count (RFC 3550, A.1)."""
@@ -293,27 +299,31 @@ class JitterBuffer:
                 return number
         return None
 
-    def _flush(self) -> None:
-        """Gives up the first gap, and what came before it."""
-        gap = self._gaps.first
-        assert gap is not None, "only a gap blocks"
+    def _flush(self, since: float) -> None:
+        """Gives up the first gap, and what came before it; with it those noticed until `since`, up to a key frame."""
+        first = self._gaps.first
+        assert first is not None, "only a gap blocks"
         self.losses.flushes += not self._waits_for_key
         self._waits_for_key = True
-        self._drop(min(number for number in self._held if number > gap))
+        key = min(
+            (number for number in self._held if number > first and self._held[number].key is not Key.NO), default=None
+        )
+        last = self._gaps.last(since, self._newest if key is None else key)
+        last = first if last is None else last
+        self._drop(min(number for number in self._held if number > last))
 
     def _found_key(self) -> bool:
         """Goes on from the first key frame that is held; without one, drops the pictures that were known not to be."""
+        start = self._origin
         for number in sorted(self._held):
+            if not self._continues(number):
+                start = number
             key = self._held[number].key
-            if key is Key.NO:
-                continue
-            start = self._beginning(number)
-            if key is Key.START or start - 1 not in self._gaps:
+            if key is Key.START or (key is Key.SLICE and start - 1 not in self._gaps):
                 self._drop(start)
                 self._waits_for_key, self._pli_at = False, _NEVER
                 return True
-        gap = self._gaps.first
-        end = self._newest + 1 if gap is None else gap
+        end = self._newest + 1 if self._gaps.first is None else self._gaps.first
         last = self._held.get(end - 1)
         if last is not None:
             # More of that picture may come, unless it ended.
@@ -322,10 +332,14 @@ class JitterBuffer:
 
     def _beginning(self, number: int) -> int:
         """The lowest number held of the picture that `number` is a part of, without a gap between."""
-        timestamp = self._held[number].timestamp
-        while (before := self._held.get(number - 1)) is not None and before.timestamp == timestamp:
+        while self._continues(number):
             number -= 1
         return number
+
+    def _continues(self, number: int) -> bool:
+        """Whether the packet before it is held as well, and is of the same picture."""
+        before = self._held.get(number - 1)
+        return before is not None and before.timestamp == self._held[number].timestamp
 
     def _drop(self, end: int) -> None:
         """Gives up everything before the number `end`."""
