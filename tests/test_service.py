@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from streamgen.bench.link import Link, Quality
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
 from tests.support.service import settled
 from tests.support.stage import PARAMS, Stage
@@ -56,6 +57,17 @@ async def test_a_picture_is_taken_with_its_last_packet(stage: Stage) -> None:
         await until(lambda: session.stats().frames_in > 10)
         peer.camera.blocked.set()
         await until(lambda: session.stats().frames_in == peer.camera.given)
+
+
+async def test_a_session_goes_on_over_a_lossy_link_and_says_what_was_lost(stage: Stage) -> None:
+    bad = Quality(loss=0.1, delay_s=0.01)
+    async with no_leaks(), client(fps=60) as peer:
+        await stage.open(peer)
+        await until(lambda: peer.frames)
+        async with Link(peer.connection, out=bad, into=bad):
+            await until(lambda: any(message["network"]["recovered"] >= 5 for message in peer.heard("stats")))
+            seen = len(peer.frames)
+            await until(lambda: len(peer.frames) >= seen + 5)
 
 
 async def test_the_control_channel(stage: Stage) -> None:

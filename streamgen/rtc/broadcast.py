@@ -46,7 +46,7 @@ class Broadcast:
             encoder = live_encoder(codec, lambda: session.params.fps, lambda: session.params.max_kbps * 1000)
             if encoder is None:
                 return None
-            encoding = self._encodings[codec.lower()] = Encoding(encoder)
+            encoding = self._encodings[codec.lower()] = Encoding(encoder, self._clock)
         return encoding.seat()
 
     @property

@@ -15,7 +15,9 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av.frame import Frame
 from av.packet import Packet
 
+from streamgen.core import Clock
 from streamgen.encoders import START_BITRATE, LiveEncoder, encode_with
+from streamgen.feedback import KeyFrameLimiter, limit_retransmissions
 
 CAPACITY = 8
 """Encoded pictures that wait for one viewer's sender, which only has to hand them to the network."""
@@ -39,9 +41,10 @@ class Encoding:
     Its bitrate is what the viewer with the narrowest way takes.
     """
 
-    def __init__(self, encoder: LiveEncoder) -> None:
+    def __init__(self, encoder: LiveEncoder, clock: Clock) -> None:
         self._encoder = encoder
-        self._key_wanted = False
+        self._clock = clock
+        self._key_frames = KeyFrameLimiter()
         self.seats: set[Seat] = set()
 
     def seat(self) -> Seat:
@@ -58,12 +61,12 @@ class Encoding:
 
     def ask_for_key_frame(self) -> None:
         """The next picture is to be one, for a viewer that comes in or has lost something."""
-        self._key_wanted = True
+        self._key_frames.ask()
 
     @property
     def waited_for(self) -> bool:
         """Whether somebody can show nothing before the next key frame."""
-        return self._key_wanted and bool(self.seats)
+        return self._key_frames.pending and bool(self.seats)
 
     def follow_estimates(self) -> None:
         """Takes up what the viewers' connections can carry, as of now."""
@@ -71,7 +74,7 @@ class Encoding:
 
     async def encode(self, picture: av.VideoFrame) -> None:
         """Encodes `picture` (YUV 4:2:0) in a thread, and gives it to all seats. One call at a time."""
-        force, self._key_wanted = self._key_wanted, False
+        force = self._key_frames.allow(self._clock.now())
         loop = asyncio.get_running_loop()
         payloads, timestamp = await loop.run_in_executor(None, self._encoder.encode, picture, force)
         encoded = Encoded(payloads, timestamp, self._encoder.made_key_frame)
@@ -193,6 +196,7 @@ def send_from(seat: Seat, transceiver: RTCRtpTransceiver) -> bool:
     on_lost: Callable[[], None] = seat.lost
     setattr(sender, _SEND_KEY_FRAME, on_lost)  # what a PLI or FIR of the viewer calls
     sender.replaceTrack(EncodedTrack(seat))
+    limit_retransmissions(sender)
     return True
 
 

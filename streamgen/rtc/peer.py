@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from aiortc import RTCDataChannel, RTCRtpTransceiver
 from aiortc.mediastreams import MediaStreamTrack
 
 from streamgen.core import Clock
-from streamgen.jitter import release_on_marker
+from streamgen.jitter import Losses
+from streamgen.recovery import recover_losses
 from streamgen.rtc.broadcast import Broadcast
 from streamgen.rtc.connection import DIRECTIONS, Connection
 from streamgen.rtc.control import Control, Outgoing
@@ -48,6 +50,7 @@ class Peer:
         self._clock = clock
         self._idle_timeout_s = idle_timeout_s
         self._control = Control(session, outgoing)
+        self._losses: Losses | None = None
 
     async def answer(self, offer: Offer) -> str:
         """The SDP answer. Raises OfferError where there is no common ground; then nothing is left of the peer."""
@@ -61,7 +64,7 @@ class Peer:
             if mid == offer.sink:
                 connection.send(self._broadcast, transceiver)
             if mid == offer.source:
-                release_on_marker(transceiver.receiver)
+                self._losses = recover_losses(transceiver.receiver)
                 connection.spawn(self._take(transceiver.receiver.track), "peer-take")
             if mid == offer.audio_sink:
                 connection.sound(self._sound.listener(), transceiver)
@@ -90,7 +93,19 @@ class Peer:
             await asyncio.sleep(min(STATS_INTERVAL_S, self._idle_timeout_s / 4))
             if session.state != "paused" and self._clock.now() - session.last_frame_at > self._idle_timeout_s:
                 self.connection.end("no frames came any more")
-            self._outgoing(session.stats())
+            self._outgoing(replace(session.stats(), network=self._network()))
+
+    def _network(self) -> dict[str, int]:
+        """What became of the client's packets on their way here; empty where this aiortc cannot tell."""
+        losses = self._losses
+        if losses is None:
+            return {}
+        return {
+            "packets": losses.packets,
+            "missing": losses.missing,
+            "recovered": losses.recovered,
+            "key_frame_requests": losses.key_frame_requests,
+        }
 
     def _channel_opened(self, channel: RTCDataChannel) -> None:
         self._control.attach(channel)

@@ -190,7 +190,7 @@ async def test_a_viewer_that_takes_nothing_loses_whole_runs_up_to_a_key_frame() 
         seat = broadcast.seat("video/vp8")
         assert seat is not None
         encoding = seat._encoding
-        encoding._key_wanted = False
+        encoding._key_frames.pending = False
         given = [picture(key=number == 1) for number in range(40)]
         for encoded in given:
             seat.put(encoded)
