@@ -19,9 +19,12 @@ from streamgen.rtc.encoding import Seat, send_from
 from streamgen.rtc.fragment import Fragment
 from streamgen.rtc.offer import MAX_CANDIDATES, Offer
 from streamgen.rtc.sound import SoundTrack
+from streamgen.rtc.ssrcs import limit_sources
 from streamgen.turn import IceServer
 
 logger = logging.getLogger(__name__)
+CLOSE_TIMEOUT_S = 5.0
+
 DIRECTIONS = {  # of a transceiver, by whether the service takes and gives something there
     (True, True): "sendrecv",
     (True, False): "recvonly",
@@ -113,6 +116,8 @@ class Connection:
         await self.rtc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
         for transceiver in self.rtc.getTransceivers():
             set_up(transceiver)
+        for transport in {transceiver.receiver.transport for transceiver in self.rtc.getTransceivers()}:
+            limit_sources(transport)
         await self.rtc.setLocalDescription(await self.rtc.createAnswer())
         return self.rtc.localDescription.sdp
 
@@ -150,7 +155,11 @@ class Connection:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.rtc.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.rtc.close()
+        except TimeoutError:  # aiortc waits for tasks of its own, which an odd packet may have ended
+            logger.error("a connection could not be closed in order")
 
     async def _expect(self) -> None:
         try:
