@@ -222,7 +222,7 @@ class Session:
                     self._source_ended()
 
     def _pixels(self, picture: VideoFrame) -> Pixels:
-        pixels = self._reformatter.reformat(picture, format="rgb24").to_ndarray()
+        pixels = self._reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
         return np.asarray(pixels, dtype=np.uint8)
 
     def _take_event(self, event: Event) -> None:

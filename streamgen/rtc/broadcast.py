@@ -111,7 +111,7 @@ class Broadcast:
 
     def _converted(self, frame: Frame, pts: int) -> av.VideoFrame:
         rgb = av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")
-        picture = self._reformatter.reformat(rgb, format="yuv420p")
+        picture = self._reformatter.reformat(rgb, format="yuv420p", threads=1)
         picture.pts = pts
         picture.time_base = frame.time_base
         return picture
