@@ -83,14 +83,14 @@ async def soak(server: Server, settings: Settings, interval_s: float, on_sample:
 
 async def _warmed_up(server: Server, client: Client, settings: Settings) -> Footprint:
     """The footprint without sessions, once those that come and go start no more threads of the server's pools."""
-    threads = 0
+    seen = footprint(server.pid)
     for _ in range(MOST_WARM_UPS):
+        before = seen
         await measure(client, replace(settings, seconds=WARM_UP_S))
-        before = await _settled(server, None)
-        if before.threads <= threads:
+        seen = await _settled(server, None)
+        if seen.threads <= before.threads:
             break
-        threads = before.threads
-    return before
+    return seen
 
 
 async def _settled(server: Server, wanted: Footprint | None) -> Footprint:
