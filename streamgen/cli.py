@@ -96,6 +96,13 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         help="sessions at once (default: %(default)s)",
     )
     add(
+        "--max-viewers",
+        type=int,
+        default=_DEFAULTS["max_viewers"],
+        metavar="N",
+        help="who may watch one session, beside its client (default: %(default)s)",
+    )
+    add(
         "--token",
         default=environ.get("STREAMGEN_TOKEN") or None,
         help="ask API requests for this bearer token (default: $STREAMGEN_TOKEN; none: open)",
@@ -116,6 +123,12 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         metavar="URL",
         help="stun: or turn: server for service and clients (may be repeated)",
     )
+    add(
+        "--turn-secret",
+        default=environ.get("STREAMGEN_TURN_SECRET") or None,
+        metavar="SECRET",
+        help="make credentials for turn: servers from this shared secret (default: $STREAMGEN_TURN_SECRET)",
+    )
     for name, what in _TIMEOUTS.items():
         flag = f"--{name.replace('_', '-')}"
         add(flag, type=float, default=_DEFAULTS[name], metavar="S", help=f"{what} (default: %(default)s)")
@@ -125,6 +138,7 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
 _TIMEOUTS = {
     "connect_timeout_s": "seconds until a client's media connection must be up",
     "idle_timeout_s": "seconds without a frame after which a session is closed",
+    "grace_s": "seconds for which a client whose connection was lost may come back",
     "job_timeout_s": "seconds after which a silent engine worker is restarted",
     "start_timeout_s": "seconds that the engine may take to start",
 }
@@ -136,11 +150,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         max_sessions=arguments.max_sessions,
+        max_viewers=arguments.max_viewers,
         token=arguments.token,
         allowed_origins=tuple(arguments.allowed_origins),
         ice_servers=tuple(arguments.ice_servers),
+        turn_secret=arguments.turn_secret,
         connect_timeout_s=arguments.connect_timeout_s,
         idle_timeout_s=arguments.idle_timeout_s,
+        grace_s=arguments.grace_s,
         job_timeout_s=arguments.job_timeout_s,
         start_timeout_s=arguments.start_timeout_s,
         **choices.of(arguments),

@@ -66,11 +66,11 @@ class ToYuv:
         if (picture.colorspace, picture.color_range) not in ((RGB, ColorRange.JPEG), (BT601, ColorRange.MPEG)):
             # By way of RGB, as libav does it from one matrix to another too, but that is up to 5 levels off.
             picture = self._to_rgb.reformat(
-                picture, format="rgb24", dst_color_range=ColorRange.JPEG, interpolation=_EXACT
+                picture, format="rgb24", dst_color_range=ColorRange.JPEG, interpolation=_EXACT, threads=1
             )
             settle(picture)
         return self._to_yuv.reformat(
-            picture, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG
+            picture, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, threads=1
         )
 
 
@@ -83,5 +83,5 @@ class ToRgb:
     def __call__(self, picture: VideoFrame) -> Pixels:
         """(H, W, 3) RGB. Raises av.FFmpegError for a picture that cannot be converted."""
         settle(picture)
-        rgb = self._reformatter.reformat(picture, format="rgb24", dst_color_range=ColorRange.JPEG)
+        rgb = self._reformatter.reformat(picture, format="rgb24", dst_color_range=ColorRange.JPEG, threads=1)
         return np.asarray(rgb.to_ndarray(), dtype=np.uint8)

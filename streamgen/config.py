@@ -25,10 +25,16 @@ class Config:
     """Origins other than the service's own that may use the API from a browser."""
     ice_servers: tuple[str, ...] = ()
     """STUN/TURN URLs handed to clients and used by the service."""
+    turn_secret: str | None = None
+    """Secret shared with the TURN servers, from which each client's credentials are made."""
     connect_timeout_s: float = 15.0
     """An offer whose media connection is not up by then is closed."""
     idle_timeout_s: float = 15.0
     """A session without a frame for this long, and not paused, is closed."""
+    grace_s: float = 20.0
+    """A client whose connection was lost may come back to its session for this long."""
+    max_viewers: int = 16
+    """Who may watch one session at once, beside its own client."""
     job_timeout_s: float = 20.0
     """A worker that is silent for this long on one piece of work counts as hung and is restarted."""
     start_timeout_s: float = 300.0
@@ -47,7 +53,8 @@ class Config:
         _require(1 <= self.max_sessions <= 1024, "max-sessions", "must be from 1 to 1024")
         _require(self.token != "", "token", "must not be empty")
         _require(self.threads >= 0, "threads", "must not be negative")
-        for name in ("connect_timeout_s", "idle_timeout_s", "job_timeout_s", "start_timeout_s"):
+        _require(0 <= self.max_viewers <= 1024, "max-viewers", "must be from 0 to 1024")
+        for name in ("connect_timeout_s", "grace_s", "idle_timeout_s", "job_timeout_s", "start_timeout_s"):
             _require(getattr(self, name) > 0, name.replace("_", "-"), "must be above 0")
         for url in self.ice_servers:
             _require(url.startswith(("stun:", "turn:", "turns:")), "ice-server", f"{url!r} is no stun: or turn: URL")

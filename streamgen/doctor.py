@@ -148,6 +148,9 @@ def _preset(preset: PresetNeeds, gpus: Sequence[Gpu]) -> Iterator[Finding]:
     if preset.missing_bytes:
         lacks = f"lacks {_gigabytes(preset.missing_bytes)} of its weights"
         yield Finding("note", f"preset {preset.name} {lacks}; get them with: streamgen models pull {preset.name}")
+    if not preset.weights_bytes:
+        yield Finding("ok", f"preset {preset.name} has no model, and runs anywhere")
+        return
     takes = f"takes {_gigabytes(preset.weights_bytes)}, and {_gigabytes(preset.session_bytes)} a session"
     if preset.prompt_bytes:
         takes += f", and {_gigabytes(preset.prompt_bytes)} while it reads a prompt"

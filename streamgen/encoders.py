@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
-from aiortc import RTCRtpTransceiver
+from aiortc import RTCRtpSender, RTCRtpTransceiver
 from aiortc.codecs.base import Encoder
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
@@ -23,7 +23,7 @@ from av.video.reformatter import ColorRange
 
 from streamgen.colours import BT601, OUT_PRIMARIES, OUT_TRANSFER, ToYuv
 
-START_BITRATE, LEAST_BITRATE, MOST_BITRATE = 2_000_000, 300_000, 6_000_000
+START_BITRATE, LEAST_BITRATE, MOST_BITRATE = 2_000_000, 300_000, 20_000_000
 """Bits a second: before the receiver has said anything, and whatever it says."""
 TOLERANCE = 0.25
 """By how much bitrate or frame rate may be off before an encoder is made anew."""
@@ -44,21 +44,25 @@ class Tuned:
     (REMB).
     """
 
-    def __init__(self, fps: Callable[[], float]) -> None:
+    def __init__(self, fps: Callable[[], float], most: Callable[[], int] = lambda: MOST_BITRATE) -> None:
+        """fps: frames a second; most: bits a second, whatever the receiver says; both as of now."""
         super().__init__()
         self._fps = fps
+        self._most = most
         self._target = START_BITRATE
+        self.made_key_frame = False
+        """Whether the last picture became a key frame."""
         self._made: tuple[int, int, int, float, float] | None = None
         self._to_yuv = ToYuv()
 
     @property
     def target_bitrate(self) -> int:
         """Bits a second."""
-        return self._target
+        return max(LEAST_BITRATE, min(self._target, self._most()))
 
     @target_bitrate.setter
     def target_bitrate(self, bitrate: int) -> None:
-        self._target = max(LEAST_BITRATE, min(bitrate, MOST_BITRATE))
+        self._target = bitrate
 
     @property
     def _rate(self) -> float:
@@ -70,21 +74,29 @@ class Tuned:
         if self._made is not None:
             width, height, bitrate, made_for, at = self._made
             same_size = (frame.width, frame.height) == (width, height)
-            close = _close(self._target, bitrate) and _close(fps, made_for)
+            close = _close(self.target_bitrate, bitrate) and _close(fps, made_for)
             if same_size and (close or 0 <= now - at < PATIENCE_S):
                 return False
-        self._made = (frame.width, frame.height, self._target, fps, now)
+        self._made = (frame.width, frame.height, self.target_bitrate, fps, now)
         return True
+
+    def compressed(self, codec: VideoCodecContext, frame: av.VideoFrame, force_keyframe: bool) -> bytes:
+        """The frame as `codec` encodes it; nothing where it wants to see more first."""
+        kinds = av.video.frame.PictureType
+        frame.pict_type = kinds.I if force_keyframe else kinds.NONE
+        packets = codec.encode(frame)
+        self.made_key_frame = any(packet.is_keyframe for packet in packets)
+        return b"".join(bytes(packet) for packet in packets)
 
     def configured(self, codec: VideoCodecContext, frame: av.VideoFrame, options: dict[str, str]) -> VideoCodecContext:
         """`codec`, set up for frames like this one."""
         fps = Fraction(self._rate).limit_denominator(1001)
         codec.width, codec.height, codec.pix_fmt = frame.width, frame.height, "yuv420p"
-        codec.bit_rate = self._target
+        codec.bit_rate = self.target_bitrate
         codec.framerate, codec.time_base = fps, VIDEO_TIME_BASE
         codec.thread_count = 1 if frame.width * frame.height <= LARGE else 2
-        buffered = str(int(BUFFERED_FRAMES * self._target / fps))
-        codec.options = {"maxrate": str(self._target), "bufsize": buffered, **options}
+        buffered = str(int(BUFFERED_FRAMES * self.target_bitrate / fps))
+        codec.options = {"maxrate": str(self.target_bitrate), "bufsize": buffered, **options}
         return codec
 
 
@@ -100,9 +112,7 @@ class LiveH264Encoder(Tuned, H264Encoder):
             self.codec.profile = "Baseline"
             self.codec.colorspace, self.codec.color_range = BT601, ColorRange.MPEG
             self.codec.color_primaries, self.codec.color_trc = OUT_PRIMARIES, OUT_TRANSFER
-        kinds = av.video.frame.PictureType
-        frame.pict_type = kinds.I if force_keyframe else kinds.NONE
-        data = b"".join(bytes(packet) for packet in self.codec.encode(frame))
+        data = self.compressed(self.codec, frame, force_keyframe)
         if data:
             yield from self._split_bitstream(data)
 
@@ -116,9 +126,7 @@ class LiveVp8Encoder(Tuned, Vp8Encoder):
         frame = self._to_yuv(frame)
         if self.outdated(frame) or self.codec is None:
             self.codec = self._created(frame)
-        kinds = av.video.frame.PictureType
-        frame.pict_type = kinds.I if force_keyframe else kinds.NONE
-        data = b"".join(bytes(packet) for packet in self.codec.encode(frame))
+        data = self.compressed(self.codec, frame, force_keyframe)
         payloads = self._packetize(data, self.picture_id)
         self.picture_id = (self.picture_id + 1) % (1 << 15)
         assert frame.pts is not None
@@ -144,10 +152,37 @@ class LiveVp8Encoder(Tuned, Vp8Encoder):
         return codec
 
 
-_ENCODERS: dict[str, Callable[[Callable[[], float]], Encoder]] = {
+LiveEncoder = LiveH264Encoder | LiveVp8Encoder
+
+_ENCODERS: dict[str, type[LiveH264Encoder | LiveVp8Encoder]] = {
     "video/h264": LiveH264Encoder,
     "video/vp8": LiveVp8Encoder,
 }
+
+
+def live_encoder(
+    codec: str, fps: Callable[[], float], most: Callable[[], int] = lambda: MOST_BITRATE
+) -> LiveEncoder | None:
+    """An encoder for a codec by its MIME type; None where there is none.
+
+    fps: frames a second; most: bits a second; both as of now.
+    """
+    make = _ENCODERS.get(codec.lower())
+    return None if make is None else make(fps, most)
+
+
+def codec_of(transceiver: RTCRtpTransceiver) -> str:
+    """MIME type of what was negotiated to be sent; empty before that, or where this aiortc keeps it elsewhere."""
+    codecs = getattr(transceiver, "_codecs", None)
+    return str(codecs[0].mimeType) if codecs else ""
+
+
+def encode_with(sender: RTCRtpSender, encoder: Encoder) -> bool:
+    """Gives a sender that has not begun an encoder. False where this aiortc keeps its encoder elsewhere."""
+    if not hasattr(sender, _ENCODER):
+        return False
+    setattr(sender, _ENCODER, encoder)
+    return True
 
 
 def encode_live(transceiver: RTCRtpTransceiver, fps: Callable[[], float]) -> bool:
@@ -155,12 +190,8 @@ def encode_live(transceiver: RTCRtpTransceiver, fps: Callable[[], float]) -> boo
 
     False where aiortc keeps its encoder elsewhere, or another codec was agreed on: then its own encodes.
     """
-    codecs = getattr(transceiver, "_codecs", None)
-    make = _ENCODERS.get(codecs[0].mimeType.lower()) if codecs else None
-    if make is None or not hasattr(transceiver.sender, _ENCODER):
-        return False
-    setattr(transceiver.sender, _ENCODER, make(fps))
-    return True
+    encoder = live_encoder(codec_of(transceiver), fps)
+    return encoder is not None and encode_with(transceiver.sender, encoder)
 
 
 def _seconds(frame: av.VideoFrame) -> float:

@@ -60,6 +60,24 @@ class BusyError(StreamgenError):
         self.retry_after_s = retry_after_s
 
 
+class NotLiveError(BusyError):
+    """The session to be watched has no picture now; `retry_after_s` says when to ask again."""
+
+    code = "not_live"
+
+
+class NameTakenError(BusyError):
+    """Another session is published under this name."""
+
+    code = "name_taken"
+
+
+class RestartError(StreamgenError):
+    """ICE could not be restarted; the connection stays as it was."""
+
+    code = "restart_failed"
+
+
 class EngineError(StreamgenError):
     """The engine failed at a piece of work; the work is lost, the engine goes on."""
 

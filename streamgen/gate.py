@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,13 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY_BYTES = 128 * 1024
 BODY_TIMEOUT_S = 10.0
 
-API = "/api/"
+API, WHIP, WHEP = "/api/", "/whip", "/whep/"
 
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match",
     "Access-Control-Max-Age": "600",
 }
+_EXPOSED = "Location, Link, ETag, Accept-Patch, Retry-After"
 
 
 def error_response(
@@ -36,10 +37,14 @@ def error_response(
 
 
 class Gate:
-    """ASGI middleware. The API asks for the token and takes browsers only from allowed origins; all else is open."""
+    """ASGI middleware. The API, WHIP and WHEP ask for the token and take browsers only from allowed origins."""
 
-    def __init__(self, app: ASGIApp, token: str | None, allowed_origins: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, allowed_origins: Collection[str], is_link: Callable[[str], bool]
+    ) -> None:
+        """`is_link` tells of what follows /whep/ whether it is a secret of its own, for which no token is asked."""
         self._app = app
+        self._is_link = is_link
         self._token = None if token is None else token.encode()
         self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
 
@@ -60,14 +65,18 @@ class Gate:
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """The answer to a request that goes no further; None where it may."""
-        if not scope["path"].startswith(API):
+        path: str = scope["path"]
+        if not _guarded(path):
             return None
         origin = headers.get("origin")
         if origin is not None and not self._may_use(origin, headers):
             return error_response(403, "bad_origin", "this page's origin is not allowed; see --allow-origin")
         if scope["method"] == "OPTIONS":
-            return Response(status_code=204, headers=_PREFLIGHT)  # never asks for the token: browsers send none here
-        if not self._has_token(headers):
+            # Never asks for the token: browsers send none here.
+            if path.startswith(API):
+                return Response(status_code=204, headers=_PREFLIGHT)
+            return Response(status_code=200, headers={**_PREFLIGHT, "Accept-Post": "application/sdp"})
+        if not self._has_token(headers) and not (path.startswith(WHEP) and self._is_link(path.removeprefix(WHEP))):
             message = "this service asks for a token: send Authorization: Bearer TOKEN"
             return error_response(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
         return None
@@ -91,12 +100,16 @@ class Gate:
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
 
 
+def _guarded(path: str) -> bool:
+    return path.startswith((API, WHEP, f"{WHIP}/")) or path == WHIP
+
+
 class _Answer:
     """Sends an answer, with the headers that all answers have."""
 
     def __init__(self, send: Send, path: str, shared_with: str | None) -> None:
         self._send = send
-        self._cache = "no-store" if path.startswith(API) else "no-cache"
+        self._cache = "no-store" if _guarded(path) else "no-cache"
         self._shared_with = shared_with
 
     async def __call__(self, message: Message) -> None:
@@ -108,7 +121,7 @@ class _Answer:
             headers.add_vary_header("Origin")
             if self._shared_with is not None:
                 headers["Access-Control-Allow-Origin"] = self._shared_with
-                headers["Access-Control-Expose-Headers"] = "Location, Retry-After"
+                headers["Access-Control-Expose-Headers"] = _EXPOSED
         await self._send(message)
 
 

@@ -63,7 +63,7 @@ def pull_preset(name: str, *, dry_run: bool = False, say: Print = print) -> int:
     preset, folder = _preset(name), models_folder()
     files = files_of(preset)
     if not files:
-        say(f"{name} ships with its weights; there is nothing to download.")
+        say(f"{name} comes complete; there is nothing to download.")
         return DONE
     wanted = [file for file in files if file.state(folder) != "here"]
     if not wanted:
@@ -145,6 +145,8 @@ def _weights(preset: Preset) -> str:
 
 def _memory(preset: Preset) -> str:
     memory = memory_of(preset.settings, preset.defaults)
+    if not memory.weights:
+        return "Takes no device memory."
     prompt = f", and {gigabytes(memory.prompt)} while it reads a prompt" if memory.prompt else ""
     return f"Takes {gigabytes(memory.weights)} of device memory and {gigabytes(memory.session)} a session{prompt}."
 

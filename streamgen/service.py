@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from streamgen.config import Config
 from streamgen.core import Clock, Params, PipelineSpec
-from streamgen.errors import BusyError, SessionNotFoundError
+from streamgen.errors import BusyError, NameTakenError, NotLiveError, SessionNotFoundError
 from streamgen.framing import SIZES, framed
 from streamgen.metrics import Metrics
+from streamgen.place import Place
+from streamgen.rtc.connection import Connection
 from streamgen.rtc.control import Outgoing
 from streamgen.rtc.offer import Offer
-from streamgen.rtc.peer import Peer
 from streamgen.session import Scheduler, Session
-from streamgen.web import Opened
+from streamgen.turn import IceServer, IceServers
+from streamgen.web import Audience, Opened
+from streamgen.whip import Connected, IceSession, is_name
 
 logger = logging.getLogger(__name__)
 
@@ -54,29 +57,6 @@ class EngineView(Protocol):
         ...
 
 
-class Connection(Protocol):
-    """A client's media connection; see Peer."""
-
-    async def answer(self, offer: Offer) -> str:
-        """Raises OfferError."""
-        ...
-
-    async def run(self) -> None:
-        """Until the session has ended; frees everything."""
-        ...
-
-
-Connect = Callable[[Session, Outgoing], Connection]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """A session and the task that holds its connection."""
-
-    session: Session
-    task: asyncio.Task[None]
-
-
 class Service:
     """Implements web.Backend. Lives in one event loop."""
 
@@ -88,17 +68,18 @@ class Service:
         presets: Sequence[PresetInfo],
         clock: Clock,
         metrics: Metrics,
-        connect: Connect | None = None,
     ) -> None:
-        """`connect` makes a session's connection; WebRTC by default."""
         self._config = config
         self._engine = engine
         self._scheduler = scheduler
         self._presets = presets
         self._clock = clock
         self._metrics = metrics
-        self._connect = connect or self._webrtc
+        self._ice = IceServers(config.ice_servers, config.turn_secret)
         self._places: dict[str, Place] = {}
+        self._streams: dict[str, Place] = {}
+        """By what they can be watched under: a secret, and the name they were published under."""
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = 0
         self._stopping = False
 
@@ -107,10 +88,9 @@ class Service:
         """The engine's state, or "stopping"."""
         return "stopping" if self._stopping else self._engine.state
 
-    @property
-    def ice_servers(self) -> tuple[str, ...]:
-        """STUN and TURN URLs for clients."""
-        return self._config.ice_servers
+    def ice_servers_for(self, connection_id: str) -> list[IceServer]:
+        """STUN and TURN servers for a client, with credentials of its own where a secret is set."""
+        return self._ice.servers_for(connection_id)
 
     @property
     def preset(self) -> str:
@@ -125,7 +105,58 @@ class Service:
         """Raises SessionNotFoundError."""
         return self._place(session_id).session
 
-    async def open(self, sdp: str, params: Mapping[str, object]) -> Opened:
+    def audience(self, session_id: str) -> Audience:
+        """Who watches a session, and where. Raises SessionNotFoundError."""
+        place = self._place(session_id)
+        return Audience(place.stream, len(place.viewers))
+
+    def is_link(self, stream: str) -> bool:
+        """Whether it is a secret that names a stream or a viewer, and no name that could be guessed."""
+        place = self._streams.get(stream)
+        return self._watched_by(stream) is not None or (place is not None and place.stream == stream)
+
+    def ice(self, connection_id: str) -> IceSession:
+        """The ICE side of a session's or a viewer's connection. Raises SessionNotFoundError."""
+        watched = self._watched_by(connection_id)
+        return watched.viewers[connection_id].connection if watched else self._place(connection_id).connection
+
+    async def publish(self, sdp: str, params: Mapping[str, object], name: str) -> Connected:
+        """A session by WHIP: a new one, or the one of this name, whose publisher has lost its connection.
+
+        Raises OfferError, ParamsError, BusyError, NameTakenError.
+        """
+        known = self._streams.get(name) if name else None
+        if known is None:
+            session, answer = (opened := await self.open(sdp, params, name)).session, opened.sdp
+        elif known.session.state == "away":
+            session = known.session
+            session.update(params)
+            answer = await known.answer(Offer.parse_sender(sdp))
+        else:
+            raise NameTakenError(f"another session is published as {name}", RETRY_FULL_S)
+        return Connected(session.id, answer, self._place(session.id).connection)
+
+    async def watch(self, stream: str, sdp: str) -> Connected:
+        """A viewer of a session, by its id, its secret or its name.
+
+        Raises SessionNotFoundError, NotLiveError, BusyError, OfferError.
+        """
+        place = self._streams.get(stream) or self._places.get(stream)
+        if place is None:
+            if is_name(stream):
+                raise NotLiveError("nothing is published under this name now", RETRY_FULL_S)
+            raise SessionNotFoundError("no session can be watched under this address; it may have ended")
+        viewer_id, viewer, answer = await place.watch(Offer.parse_viewer(sdp))
+        return Connected(viewer_id, answer, viewer.connection)
+
+    async def stop_watching(self, viewer_id: str) -> None:
+        """Raises SessionNotFoundError."""
+        place = self._watched_by(viewer_id)
+        if place is None:
+            raise SessionNotFoundError("nobody watches under this address any more")
+        place.viewers[viewer_id].connection.end("the viewer left")
+
+    async def open(self, sdp: str, params: Mapping[str, object], name: str = "") -> Opened:
         """A new session for an SDP offer. Raises BusyError, ParamsError, OfferError; then nothing is left of it."""
         if self.state != "ready":
             raise BusyError(f"the engine is {self.state}; try again soon", RETRY_STARTING_S)
@@ -135,12 +166,20 @@ class Service:
         asked = SIZES.intersection(params)
         wanted = framed(Params.parse(params, spec.defaults), spec, asked, source=None)
         spec.check(wanted)
-        offer = Offer.parse(sdp)
+        offer = Offer.parse_sender(sdp)
         self._opening += 1
         try:
-            return await self._open(offer, wanted, asked)
+            return await self._open(offer, wanted, asked, name)
         finally:
             self._opening -= 1
+
+    async def resume(self, session_id: str, sdp: str) -> Opened:
+        """The session goes on over another connection, for an offer of its client.
+
+        Raises SessionNotFoundError, OfferError; then the connection it has stays.
+        """
+        place, offer = self._place(session_id), Offer.parse_sender(sdp)
+        return Opened(place.session, await place.answer(offer))
 
     async def close(self, session_id: str, reason: str) -> None:
         """Ends a session, and waits until it is gone. Raises SessionNotFoundError."""
@@ -154,14 +193,14 @@ class Service:
     async def _end(self, places: Sequence[Place], reason: str) -> None:
         for place in places:
             place.session.end(reason)
-        tasks = [place.task for place in places]
+        tasks = [self._tasks[place.session.id] for place in places]
         if tasks:
             _, slow = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
             for task in slow:
                 task.cancel()
             await asyncio.gather(*slow, return_exceptions=True)
 
-    async def _open(self, offer: Offer, params: Params, asked: Collection[str]) -> Opened:
+    async def _open(self, offer: Offer, params: Params, asked: Collection[str], name: str) -> Opened:
         outgoing = Outgoing()
         session = Session(
             secrets.token_urlsafe(16),
@@ -173,37 +212,36 @@ class Service:
             notify=outgoing,
             asked=asked,
         )
-        connection = self._connect(session, outgoing)
+        place = Place(session, outgoing, self._clock, self._connection, self._config)
         try:
-            answer = await connection.answer(offer)
+            answer = await place.answer(offer)
         except BaseException:
             session.close()
             raise
         if self._stopping:
             session.end("the service is stopping")
-        task = asyncio.create_task(self._hold(session, connection), name="session")
-        self._places[session.id] = Place(session, task)
+        self._places[session.id] = place
+        self._streams |= dict.fromkeys(filter(None, (place.stream, name)), place)
+        self._tasks[session.id] = asyncio.create_task(self._hold(place), name="session")
         self._metrics.session_opened()
         return Opened(session, answer)
 
-    async def _hold(self, session: Session, connection: Connection) -> None:
+    async def _hold(self, place: Place) -> None:
+        session = place.session
         try:
-            await connection.run()
+            await place.run()
         finally:
             session.close()
-            del self._places[session.id]
+            del self._places[session.id], self._tasks[session.id]
+            self._streams = {stream: other for stream, other in self._streams.items() if other is not place}
             self._metrics.session_closed()
             logger.info("session %s… ended: %s", session.id[:6], session.end_reason)
 
-    def _webrtc(self, session: Session, outgoing: Outgoing) -> Connection:
-        return Peer(
-            session,
-            outgoing,
-            self._clock,
-            ice_servers=self._config.ice_servers,
-            connect_timeout_s=self._config.connect_timeout_s,
-            idle_timeout_s=self._config.idle_timeout_s,
-        )
+    def _connection(self) -> Connection:
+        return Connection(self._ice.servers_for("streamgen"), self._config.connect_timeout_s)
+
+    def _watched_by(self, viewer_id: str) -> Place | None:
+        return next((place for place in self._places.values() if viewer_id in place.viewers), None)
 
     def _place(self, session_id: str) -> Place:
         try:

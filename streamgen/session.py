@@ -19,9 +19,9 @@ from streamgen.statistics import Statistics
 from streamgen.updates import Updates
 from streamgen.wire import Restarted, ServerMessage, StateChanged, Stats
 
-State = Literal["connecting", "warming", "live", "paused", "closed"]
+State = Literal["connecting", "warming", "live", "paused", "away", "closed"]
 
-DropReason = Literal["rate", "overload", "late", "paused", "restart", "error", "closed"]
+DropReason = Literal["rate", "overload", "late", "paused", "restart", "error", "unwatched", "closed"]
 
 UPDATE_TIMEOUT_S = 2.0
 """An update is answered by then, even if no frame came that it could hold for."""
@@ -55,7 +55,10 @@ class Scheduler(Protocol):
 class Session:
     """A client's stream, between its connection and the scheduler. Lives in one event loop; no method blocks.
 
-        connecting -> warming -> live      any of them <-> paused      any -> closed
+        connecting -> warming -> live      any of them <-> paused      any of these <-> away      any -> closed
+
+    Away is a session whose client's connection was lost: what is in flight goes on to those who watch, and everything
+    stays as it is for the client's return.
 
     Every frame that came in is, at any moment, in exactly one place: on its way into the inbox (the connection has it),
     in the inbox, in flight (the scheduler has it), in the outbox, handed over, or dropped with a reason.
@@ -91,6 +94,7 @@ class Session:
         self._metrics = metrics
         self._notify = notify
         self._state: State = "connecting"
+        self._paused = False
         self._first = True
         self._alone = False
         self._failures = 0
@@ -111,11 +115,18 @@ class Session:
     # -- the client's wishes -------------------------------------------------------------------------------------------
 
     def connected(self) -> None:
-        """The media connection is up."""
+        """The media connection is up, for the first time or again."""
         self.last_frame_at = self._clock.now()
         if self._state == "connecting":
             self._scheduler.add(self)
             self._set_state("warming")
+        elif self._state == "away":
+            self._set_state("paused" if self._paused else self._running)
+
+    def disconnected(self) -> None:
+        """The media connection was lost."""
+        if self._state in ("warming", "live", "paused"):
+            self._set_state("away")
 
     def update(self, changes: Mapping[str, object]) -> asyncio.Future[int]:
         """Parameters for the next chunk on; the future gives the id of its first frame, within UPDATE_TIMEOUT_S.
@@ -137,6 +148,7 @@ class Session:
     def pause(self) -> None:
         """Frames are discarded, and the result stands still."""
         if self._state in ("warming", "live"):
+            self._paused = True
             self._set_state("paused")
             self._dropped(self._inbox.clear(), "paused")
             self._dropped(self._outbox.clear(), "paused")
@@ -145,7 +157,8 @@ class Session:
         """The opposite of `pause`."""
         if self._state == "paused":
             self.last_frame_at = self._clock.now()
-            self._set_state("warming" if self._first else "live")
+            self._paused = False
+            self._set_state(self._running)
 
     def reset(self) -> None:
         """The stream begins anew with the parameters of now; nothing of before comes out any more."""
@@ -169,6 +182,10 @@ class Session:
         self._dropped(self._outbox.close(), "closed")
         self._updates.fail(SessionNotFoundError("the session has ended"))
         self._set_state("closed")
+
+    @property
+    def _running(self) -> State:
+        return "warming" if self._first else "live"
 
     # -- the way in ----------------------------------------------------------------------------------------------------
 
@@ -205,9 +222,9 @@ class Session:
         self._scheduler.wake()
 
     def _refusal(self, frame: Frame) -> DropReason | None:
-        if self._state == "paused":
+        if self._paused:
             return "paused"
-        if self._state not in ("warming", "live"):
+        if self._state not in ("warming", "live", "away"):
             return "closed"
         fits = frame.pixels.shape[:2] == (self.params.height, self.params.width)
         return None if fits else "restart"  # made for the size of before
@@ -247,8 +264,8 @@ class Session:
         """The result of `work`."""
         self._failures = 0
         self._last_ran = ran
-        if self._state not in ("warming", "live"):
-            self._dropped(work.frames, "paused" if self._state == "paused" else "closed")
+        if self._paused or self._state == "closed":
+            self._dropped(work.frames, "paused" if self._state != "closed" else "closed")
             return
         results = [replace(frame, pixels=picture) for frame, picture in zip(work.frames, pixels, strict=True)]
         self._dropped(self._outbox.put(results, self._clock.now()), "late")
@@ -290,6 +307,11 @@ class Session:
         self.statistics.went_out(now, latency, missed)
         self._metrics.went_out(latency, missed)
         return True
+
+    def discard(self, finished: Finished, reason: DropReason) -> None:
+        """The result will never go to anyone."""
+        if self._outbox.remove(finished):
+            self._count_drops(reason, 1)
 
     # -- what there is to know -----------------------------------------------------------------------------------------
 

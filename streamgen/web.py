@@ -20,14 +20,18 @@ from streamgen import __version__
 from streamgen.errors import (
     BusyError,
     EngineError,
+    NameTakenError,
+    NotLiveError,
     OfferError,
     ParamsError,
+    RestartError,
     SessionNotFoundError,
     StreamgenError,
 )
 from streamgen.gate import Gate, error_response
 from streamgen.metrics import Metrics
 from streamgen.session import Session
+from streamgen.whip import Streams, add_whip
 
 ParamValues = dict[str, str | int | float | bool]
 
@@ -35,6 +39,9 @@ STATUSES: Mapping[type[StreamgenError], int] = {
     ParamsError: 422,
     OfferError: 400,
     SessionNotFoundError: 404,
+    RestartError: 422,
+    NotLiveError: 409,
+    NameTakenError: 409,
     BusyError: 503,
     EngineError: 503,
 }
@@ -49,7 +56,16 @@ class Opened:
     """The answer."""
 
 
-class Backend(Protocol):
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Those who watch a session beside its own client."""
+
+    stream: str
+    """What GET /watch/{stream} and POST /whep/{stream} take; only who was told it can know it."""
+    viewers: int
+
+
+class Backend(Streams, Protocol):
     """What the routes need of the service."""
 
     @property
@@ -57,21 +73,24 @@ class Backend(Protocol):
         """The engine's state; "ready" where sessions can be opened."""
         ...
 
-    @property
-    def ice_servers(self) -> tuple[str, ...]:
-        """STUN and TURN URLs for clients."""
-        ...
-
     async def open(self, sdp: str, params: Mapping[str, object]) -> Opened:
         """Raises OfferError, ParamsError, BusyError."""
+        ...
+
+    async def resume(self, session_id: str, sdp: str) -> Opened:
+        """Goes on over another connection. Raises SessionNotFoundError, OfferError."""
         ...
 
     def session(self, session_id: str) -> Session:
         """Raises SessionNotFoundError."""
         ...
 
-    async def close(self, session_id: str, reason: str) -> None:
-        """Raises SessionNotFoundError."""
+    def audience(self, session_id: str) -> Audience:
+        """Who watches a session, and where. Raises SessionNotFoundError."""
+        ...
+
+    def is_link(self, stream: str) -> bool:
+        """Whether what follows /whep/ is a secret of its own, that opens what it names without a token."""
         ...
 
     def presets(self) -> list[dict[str, object]]:
@@ -98,10 +117,19 @@ class UpdateRequest(BaseModel):
     params: dict[str, Any]
 
 
+class ResumeRequest(BaseModel):
+    """A client's offer of another connection for its session."""
+
+    sdp: str = Field(description="SDP offer with all its candidates, at most 128 KB.")
+    type: Literal["offer"] = "offer"
+
+
 class IceServer(BaseModel):
     """As RTCPeerConnection takes it."""
 
     urls: str
+    username: str | None = None
+    credential: str | None = None
 
 
 class OpenReply(BaseModel):
@@ -133,6 +161,8 @@ class SessionReply(BaseModel):
     state: str
     params: ParamValues
     slo: Slo
+    watch: str = Field(description="Path of a page that shows the result; whoever has it needs no token.")
+    viewers: int
     stats: dict[str, Any]
 
 
@@ -187,9 +217,10 @@ def create_app(
         redoc_url=None,
         responses={400: {"model": ErrorReply}, 422: {"model": ErrorReply}},
     )
-    app.add_middleware(Gate, token=token, allowed_origins=allowed_origins)
+    app.add_middleware(Gate, token=token, allowed_origins=allowed_origins, is_link=backend.is_link)
     _add_error_handlers(app)
     _add_sessions(app, backend)
+    add_whip(app, backend)
     _add_health(app, backend, metrics)
     _add_pages(app, pages)
     return app
@@ -201,20 +232,31 @@ def _add_sessions(app: FastAPI, backend: Backend) -> None:
         """What can be run, with the schemas of the parameters."""
         return PresetsReply(presets=backend.presets(), current=backend.preset)
 
-    @app.post("/api/sessions", status_code=201, responses={503: {"model": ErrorReply}})
-    async def open_session(request: OpenRequest, response: Response) -> OpenReply:
-        """Opens a session for an SDP offer. 503 with Retry-After where there is no room, or the engine is not ready."""
-        opened = await backend.open(request.sdp, request.params)
+    def reply(opened: Opened) -> OpenReply:
         session = opened.session
-        response.headers["Location"] = f"/api/sessions/{session.id}"
+        servers = backend.ice_servers_for(session.id)
         return OpenReply(
             id=session.id,
             sdp=opened.sdp,
-            ice_servers=[IceServer(urls=url) for url in backend.ice_servers],
+            ice_servers=[IceServer(**asdict(server)) for server in servers],
             state=session.state,
             params=session.params.as_dict(),
             frame_size=(session.params.width, session.params.height),
         )
+
+    created: dict[str, Any] = {"response_model_exclude_none": True, "responses": {503: {"model": ErrorReply}}}
+
+    @app.post("/api/sessions", status_code=201, **created)
+    async def open_session(request: OpenRequest, response: Response) -> OpenReply:
+        """Opens a session for an SDP offer. 503 with Retry-After where there is no room, or the engine is not ready."""
+        opened = await backend.open(request.sdp, request.params)
+        response.headers["Location"] = f"/api/sessions/{opened.session.id}"
+        return reply(opened)
+
+    @app.post("/api/sessions/{session_id}", **created)
+    async def resume_session(session_id: str, request: ResumeRequest) -> OpenReply:
+        """The session goes on over another connection, for a client whose network has changed, in time."""
+        return reply(await backend.resume(session_id, request.sdp))
 
     @app.get("/api/sessions/{session_id}", responses={404: {"model": ErrorReply}})
     async def show_session(session_id: str) -> SessionReply:
@@ -222,8 +264,16 @@ def _add_sessions(app: FastAPI, backend: Backend) -> None:
         session = backend.session(session_id)
         params = session.params
         stats = asdict(session.stats())
-        slo = Slo(fps=params.fps, slo_ms=params.slo_ms)
-        return SessionReply(id=session.id, state=session.state, params=params.as_dict(), slo=slo, stats=stats)
+        audience = backend.audience(session_id)
+        return SessionReply(
+            id=session.id,
+            state=session.state,
+            params=params.as_dict(),
+            slo=Slo(fps=params.fps, slo_ms=params.slo_ms),
+            watch=f"/watch/{audience.stream}",
+            viewers=audience.viewers,
+            stats=stats,
+        )
 
     @app.patch("/api/sessions/{session_id}", responses={404: {"model": ErrorReply}})
     async def update_session(session_id: str, request: UpdateRequest) -> UpdateReply:
@@ -265,6 +315,10 @@ def _add_pages(app: FastAPI, pages: Path) -> None:
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> FileResponse:
         return _file(pages / "index.html")
+
+    @app.api_route("/watch/{stream}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def watch_page(stream: str) -> FileResponse:
+        return _file(pages / "watch.html")
 
     @app.api_route("/sdk/streamgen.js", methods=["GET", "HEAD"], include_in_schema=False)
     async def sdk() -> FileResponse:

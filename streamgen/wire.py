@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from streamgen.errors import ParamsError, StreamgenError
@@ -67,6 +67,8 @@ class Stats:
     plan: dict[str, object]
     """What the scheduler runs now: {"steps", "mode", "noise", ...}."""
     state: str
+    network: dict[str, int] = field(default_factory=dict)
+    """Packets of the client's video: those that came, those that were missing, those that came late after all."""
     type: str = "stats"
 
 

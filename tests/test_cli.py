@@ -39,7 +39,8 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
     words = (
         "serve --preset tiny --host 0.0.0.0 --port 9000 --device cpu --threads 2 --max-sessions 7 --token secret"
         " --allow-origin https://a.example --allow-origin https://b.example --ice-server stun:s.example"
-        " --connect-timeout-s 1 --idle-timeout-s 2 --job-timeout-s 3 --start-timeout-s 4"
+        " --turn-secret shared"
+        " --connect-timeout-s 1 --idle-timeout-s 2 --grace-s 5 --max-viewers 6 --job-timeout-s 3 --start-timeout-s 4"
     )
     assert run(capsys, *words.split())[0] == 0
     assert served == [
@@ -52,8 +53,11 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
             "secret",
             ("https://a.example", "https://b.example"),
             ("stun:s.example",),
+            "shared",
             1.0,
             2.0,
+            5.0,
+            6,
             3.0,
             4.0,
             2,

@@ -20,8 +20,8 @@ from streamgen.clock import MonotonicClock
 from streamgen.colours import BT601, BT709, OUT_PRIMARIES, OUT_TRANSFER, RGB, UNSPECIFIED, ToRgb, ToYuv, settle
 from streamgen.core import Params, Pixels
 from streamgen.encoders import LiveH264Encoder, LiveVp8Encoder
+from streamgen.rtc.broadcast import Broadcast
 from streamgen.rtc.scaling import Scaler
-from streamgen.rtc.tracks import OutputTrack
 from streamgen.scheduler.stream import Ran
 from tests.support.chart import GREENS, chart, errors, means
 from tests.support.service import ManualClock, feed, make_session
@@ -66,28 +66,36 @@ class Line:
         seen: list[av.VideoFrame] = []
         for _ in range(8):
             picture.pts, picture.time_base = self._sent * 5625, Fraction(1, 90000)
-            payloads, timestamp = self.encoder.encode(picture, force_keyframe=self._sent == 0)
-            data = b"".join(depayload(self._parameters, payload) for payload in payloads)
-            seen += [f for f in self.decoder.decode(JitterFrame(data, timestamp)) if isinstance(f, av.VideoFrame)]
+            seen += self.decoded(*self.encoder.encode(picture, force_keyframe=self._sent == 0))
             self._sent += 1
         return seen[-1]
 
+    def decoded(self, payloads: list[bytes], timestamp: int) -> list[av.VideoFrame]:
+        data = b"".join(depayload(self._parameters, payload) for payload in payloads)
+        return [f for f in self.decoder.decode(JitterFrame(data, timestamp)) if isinstance(f, av.VideoFrame)]
 
-async def through_the_service(arrived: av.VideoFrame, size: tuple[int, int] = (320, 192)) -> av.VideoFrame:
-    """What a session's track gives for a decoded picture; the model gives every frame back as it was."""
-    pixels = Scaler()(arrived, *size)
-    session = make_session(clock=ManualClock(), params=Params(width=size[0], height=size[1]))
+
+async def through_the_service(codec: str, arrived: av.VideoFrame) -> av.VideoFrame:
+    """What a viewer decodes for a picture that the service has decoded; the model gives it back as it was."""
+    pixels, clock = Scaler()(arrived, 320, 192), MonotonicClock()
+    session = make_session(clock=ManualClock(clock.now()), params=Params(width=320, height=192))
     session.connected()
-    track = OutputTrack(session, MonotonicClock())
-    feed(session, ManualClock(), 4, *size)
+    feed(session, ManualClock(clock.now()), 4, 320, 192)
     view = session.view()
     assert view is not None
     work = session.submit([frame.id for frame in view.frames])
     session.deliver(work, np.stack([pixels] * 4), Ran("sequential", 1, 0.1))
-    picture = await track.recv()
+    broadcast, viewer = Broadcast(session, clock), Line(codec)
+    seat = broadcast.seat(f"video/{codec}")
+    assert seat is not None
+    showing = asyncio.create_task(broadcast.run())
+    seen = []
+    for _ in range(4):
+        encoded = await seat.next()
+        seen += viewer.decoded(encoded.payloads, encoded.timestamp)
     session.close()
-    assert isinstance(picture, av.VideoFrame)
-    return picture
+    await showing
+    return seen[-1]
 
 
 @pytest.mark.parametrize("colour_range", [LIMITED, FULL])
@@ -97,9 +105,7 @@ async def test_a_chart_keeps_its_colours_from_the_camera_to_the_viewer(
     codec: str, matrix: int, colour_range: ColorRange
 ) -> None:
     arrived = await asyncio.to_thread(Line(codec), tagged(chart(), matrix, colour_range))
-    returned = await through_the_service(arrived)
-    shown = ToRgb()(await asyncio.to_thread(Line(codec), returned))
-    off = errors(shown)
+    off = errors(ToRgb()(await through_the_service(codec, arrived)))
     assert max(off.values()) < CLOSE_ALL_THE_WAY, off
 
 

@@ -96,6 +96,18 @@ def test_small_changes_of_the_estimate_and_soon_ones_make_no_new_encoder(name: s
 
 
 @pytest.mark.parametrize("name", LIVE)
+def test_what_the_session_allows_comes_before_what_the_receiver_takes(name: str) -> None:
+    allowed = 1_000_000
+    encoder = LIVE[name](fps, lambda: allowed)
+    encoder.encode(picture(0))
+    assert encoder.codec is not None
+    assert encoder.codec.bit_rate == allowed
+    allowed = 500_000
+    encoder.encode(picture(10 * FPS))
+    assert encoder.codec.bit_rate == allowed
+
+
+@pytest.mark.parametrize("name", LIVE)
 def test_another_size_is_encoded_at_once(name: str) -> None:
     encoder = LIVE[name](fps)
     encoder.encode(picture(0))

@@ -13,14 +13,17 @@ from starlette.routing import Route
 from streamgen import gate
 from streamgen.gate import MAX_BODY_BYTES, Gate
 
+LINK = "a-secret-of-its-own"
+
 
 async def echo(request: Request) -> JSONResponse:
     return JSONResponse({"bytes": len(await request.body())})
 
 
 def connect(token: str | None = None, origins: tuple[str, ...] = ()) -> httpx.AsyncClient:
-    app = Starlette(routes=[Route("/api/echo", echo, methods=["GET", "POST"]), Route("/healthz", echo)])
-    transport = httpx.ASGITransport(Gate(app, token, origins))
+    guarded = [Route(path, echo, methods=["GET", "POST"]) for path in ("/api/echo", "/whip", "/whip/x", "/whep/{x}")]
+    app = Starlette(routes=[*guarded, Route("/healthz", echo)])
+    transport = httpx.ASGITransport(Gate(app, token, origins, lambda stream: stream == LINK))
     return httpx.AsyncClient(transport=transport, base_url="http://host:8000")
 
 
@@ -43,6 +46,14 @@ async def test_the_api_asks_for_the_token(given: str | None) -> None:
         assert answer.json()["error"]["code"] == "unauthorized"
         assert answer.headers["www-authenticate"] == "Bearer"
         assert "secret" not in answer.text
+
+
+async def test_whip_and_whep_ask_for_it_too_but_for_links_that_are_secrets() -> None:
+    async with connect("secret") as http:
+        for path in ("/whip", "/whip/x", "/whep/x"):
+            assert (await http.post(path)).status_code == 401
+        assert (await http.post(f"/whep/{LINK}")).status_code == 200
+        assert (await http.post(f"/whep/{LINK}x")).status_code == 401
 
 
 async def test_the_right_token_passes_and_health_needs_none() -> None:

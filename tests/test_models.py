@@ -181,7 +181,7 @@ def test_what_is_whole_is_said_to_be(capsys: pytest.CaptureFixture[str], folder:
 def test_shipped_weights_need_no_download(
     capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert run(capsys, "pull", "tiny") == (0, "tiny ships with its weights; there is nothing to download.\n", "")
+    assert run(capsys, "pull", "tiny") == (0, "tiny comes complete; there is nothing to download.\n", "")
     tiny = replace(pipelines.PRESETS["tiny"], folder=tmp_path)
     monkeypatch.setattr(pipelines, "PRESETS", {"tiny": tiny})
     status, _, err = run(capsys, "verify", "tiny")
@@ -211,6 +211,6 @@ def test_the_real_presets_are_in_the_list(
 ) -> None:
     monkeypatch.setenv("STREAMGEN_MODELS", str(tmp_path))
     out = run(capsys, "list")[1]
-    assert [line.split()[0] for line in out.splitlines()] == ["tiny", "wan-1.3b", "wan-14b"]
+    assert [line.split()[0] for line in out.splitlines()] == ["passthrough", "tiny", "wan-1.3b", "wan-14b"]
     assert "17.6 GB to download" in out
     assert files_of(pipelines.PRESETS["wan-14b"])

@@ -1,53 +1,21 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
 from itertools import pairwise
-from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines import fake
-from pipelines.fake import FakePipeline, Fault
-from streamgen.clock import MonotonicClock
+from streamgen.bench.link import Link, Quality
 from streamgen.colours import ToRgb
-from streamgen.config import Config
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
-from streamgen.metrics import Metrics
-from streamgen.scheduler.cost import CostModel
-from streamgen.scheduler.loop import Loop
-from streamgen.scheduler.policy import Limits
-from streamgen.service import PresetInfo, Service
 from tests.support.chart import chart, errors
-from tests.support.service import SMALL, InlineEngine, settled
-from tests.support.webrtc import Client, client, no_leaks, until
-
-PARAMS: dict[str, object] = {"width": 64, "height": 64}
-
-
-class Stage:
-    """A service with an engine in this process, and real WebRTC."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.clock, self.metrics = MonotonicClock(), Metrics()
-        self.engine = InlineEngine(FakePipeline(faults={"bad": Fault("encode")}))
-        self.loop = Loop(self.engine, self.clock, self.metrics, Limits(CostModel(), max_batch=4))
-        self.engine.on_restart = self.loop.restarted
-        presets = [PresetInfo("tiny", "Tiny", "Small.", 16.0, SMALL, [{"name": "Ink", "prompt": "ink"}])]
-        self.service = Service(Config(**settings), self.engine, self.loop, presets, self.clock, self.metrics)
-        self.task = asyncio.create_task(self.loop.run())
-
-    async def open(self, peer: Client, **params: object) -> str:
-        opened = await self.service.open(await peer.offer(), PARAMS | params)
-        await peer.accept(opened.sdp)
-        return opened.session.id
-
-    async def stop(self) -> None:
-        await self.service.stop("the service is stopping")
-        self.task.cancel()
-        await asyncio.wait([self.task])
+from tests.support.service import settled
+from tests.support.stage import PARAMS, Stage
+from tests.support.webrtc import TONE_HZ, client, no_leaks, until
 
 
 @pytest.fixture
@@ -92,6 +60,17 @@ async def test_a_picture_is_taken_with_its_last_packet(stage: Stage) -> None:
         await until(lambda: session.stats().frames_in > 10)
         peer.camera.blocked.set()
         await until(lambda: session.stats().frames_in == peer.camera.given)
+
+
+async def test_a_session_goes_on_over_a_lossy_link_and_says_what_was_lost(stage: Stage) -> None:
+    bad = Quality(loss=0.1, delay_s=0.01)
+    async with no_leaks(), client(fps=60) as peer:
+        await stage.open(peer)
+        await until(lambda: peer.frames)
+        async with Link(peer.connection, out=bad, into=bad):
+            await until(lambda: any(message["network"]["recovered"] >= 5 for message in peer.heard("stats")))
+            seen = len(peer.frames)
+            await until(lambda: len(peer.frames) >= seen + 5)
 
 
 async def test_the_control_channel(stage: Stage) -> None:
@@ -195,7 +174,7 @@ async def test_a_client_that_leaves_frees_everything(stage: Stage) -> None:
         await until(lambda: session.state == "closed")
         assert settled(session)
         await until(lambda: stage.engine.forgotten == [session.id])
-        assert "streamgen_sessions 0.0" in stage.metrics.exposition().decode()
+        await until(lambda: "streamgen_sessions 0.0" in stage.metrics.exposition().decode())
 
 
 async def test_a_client_that_falls_silent_is_closed(stages: list[Stage]) -> None:
@@ -206,6 +185,70 @@ async def test_a_client_that_falls_silent_is_closed(stages: list[Stage]) -> None
         peer.camera.blocked.set()
         await until(lambda: session.state == "closed")
         assert session.end_reason == "no frames came any more"
+
+
+async def test_a_client_that_comes_back_goes_on_where_it_was(stage: Stage) -> None:
+    async with no_leaks(), client() as peer, client() as back:
+        session = stage.service.session(await stage.open(peer, prompt="ink"))
+        await until(lambda: peer.frames)
+        stage.lose(session.id)
+        await until(lambda: session.state == "away")
+        seen = session.stats().frames_in
+        resumed = await stage.service.resume(session.id, await back.offer())
+        assert resumed.session is session
+        await back.accept(resumed.sdp)
+        await until(lambda: back.frames and session.state == "live")
+        assert session.stats().frames_in > seen  # its frames go on counting
+        assert stage.engine.forgotten == []  # and its stream in the engine is the same
+        back.send(type="update", seq=1, params={"prompt": "oil"})
+        await until(lambda: back.heard("applied"))
+        await stage.service.close(session.id, "enough")
+        assert settled(session)
+
+
+async def test_a_client_may_come_back_before_its_loss_is_noticed(stage: Stage) -> None:
+    async with no_leaks(), client() as peer, client() as back:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: peer.frames)
+        await back.accept((await stage.service.resume(session.id, await back.offer())).sdp)
+        await until(lambda: back.frames and session.state == "live")
+        await until(lambda: peer.connection.connectionState == "closed")
+        assert session.end_reason == ""
+
+
+async def test_a_pause_outlives_a_loss(stage: Stage) -> None:
+    async with client() as peer, client() as back:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: peer.frames)
+        session.pause()
+        stage.lose(session.id)
+        await until(lambda: session.state == "away")
+        await back.accept((await stage.service.resume(session.id, await back.offer())).sdp)
+        await until(lambda: session.state == "paused")
+        session.resume()
+        await until(lambda: session.state == "live")
+
+
+async def test_a_client_that_does_not_come_back_is_closed(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(grace_s=0.3))
+    async with no_leaks(), client() as peer, client() as late:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: peer.frames)
+        stage.lose(session.id)
+        await until(lambda: session.state == "closed")
+        assert session.end_reason == "the connection was lost, and the client did not come back"
+        with pytest.raises(SessionNotFoundError):
+            await stage.service.resume(session.id, await late.offer())
+
+
+async def test_a_bad_offer_to_come_back_with_changes_nothing(stage: Stage) -> None:
+    async with client() as peer, client() as back:
+        session = stage.service.session(await stage.open(peer))
+        await until(lambda: peer.frames)
+        with pytest.raises(OfferError):
+            await stage.service.resume(session.id, re.sub(r"(VP8|H264)/90000", "AV1/90000", await back.offer()))
+        seen = len(peer.frames)
+        await until(lambda: len(peer.frames) > seen + 5)
 
 
 async def test_an_offer_that_never_connects_is_closed(stages: list[Stage], caplog: pytest.LogCaptureFixture) -> None:
@@ -220,14 +263,25 @@ async def test_an_offer_that_never_connects_is_closed(stages: list[Stage], caplo
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_audio_beside_video_is_declined(stage: Stage) -> None:
+async def test_sound_passes_by_the_model_to_the_client_and_to_who_watches(stage: Stage) -> None:
+    async with no_leaks(), client(tone=True) as peer, client(audio=True) as viewer:
+        session_id = await stage.open(peer)
+        await until(lambda: peer.sounds and peer.frames)
+        watching = await stage.service.watch(session_id, (await viewer.offer()).replace("a=sendrecv", "a=recvonly"))
+        await viewer.accept(watching.sdp)
+        for listener in (peer, viewer):
+            await until(lambda listener=listener: len(listener.sounds) > 50)
+            heard = np.concatenate([sound.to_ndarray().ravel() for sound in listener.sounds[20:]]).astype(float)
+            spectrum = np.abs(np.fft.rfft(heard[::2]))  # stereo, one after the other
+            assert abs(np.argmax(spectrum) * 48000 / len(heard[::2]) - TONE_HZ) < 5
+        await stage.service.close(session_id, "enough")
+
+
+async def test_a_client_may_send_no_sound(stage: Stage) -> None:
     async with client(audio=True) as peer:
-        opened = await stage.service.open(await peer.offer(), PARAMS)
-        audio = opened.sdp.split("m=")[1]
-        assert audio.startswith("audio")
-        assert "a=inactive" in audio
-        await peer.accept(opened.sdp)
+        await stage.open(peer)
         await until(lambda: peer.frames)
+        assert peer.sounds == []
 
 
 async def test_a_client_that_only_sends_is_served(stage: Stage) -> None:

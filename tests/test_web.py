@@ -11,7 +11,9 @@ import pytest
 from streamgen.errors import BusyError, EngineError, OfferError, SessionNotFoundError
 from streamgen.metrics import Metrics
 from streamgen.session import Session
-from streamgen.web import Opened, create_app
+from streamgen.turn import IceServer
+from streamgen.web import Audience, Opened, create_app
+from streamgen.whip import Connected, IceSession
 from tests.support.service import SMALL, ManualClock, feed, make_session
 from tests.support.webrtc import until
 
@@ -21,7 +23,6 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.state = "ready"
-        self.ice_servers: tuple[str, ...] = ("stun:stun.example:3478",)
         self.preset = "tiny"
         self.sessions: dict[str, Session] = {}
         self.error: Exception | None = None
@@ -33,6 +34,30 @@ class FakeBackend:
         session.connected()
         self.sessions[session.id] = session
         return Opened(session, f"answer to {sdp}")
+
+    async def resume(self, session_id: str, sdp: str) -> Opened:
+        return Opened(self.session(session_id), f"another answer to {sdp}")
+
+    def ice_servers_for(self, connection_id: str) -> list[IceServer]:
+        return [IceServer("stun:stun.example:3478"), IceServer("turn:turn.example", connection_id, "secret")]
+
+    def audience(self, session_id: str) -> Audience:
+        return Audience("watched", len(self.session(session_id).id))
+
+    def is_link(self, stream: str) -> bool:
+        return stream == "watched"
+
+    async def publish(self, sdp: str, params: Mapping[str, object], name: str) -> Connected:
+        raise AssertionError("not asked for here; see test_whip.py")
+
+    async def watch(self, stream: str, sdp: str) -> Connected:
+        raise AssertionError("not asked for here; see test_whip.py")
+
+    async def stop_watching(self, viewer_id: str) -> None:
+        raise AssertionError("not asked for here; see test_whip.py")
+
+    def ice(self, connection_id: str) -> IceSession:
+        raise AssertionError("not asked for here; see test_whip.py")
 
     def session(self, session_id: str) -> Session:
         try:
@@ -77,14 +102,21 @@ async def test_a_session_from_its_opening_to_its_end(http: httpx.AsyncClient, ba
         "id": "abc",
         "sdp": "answer to x",
         "type": "answer",
-        "ice_servers": [{"urls": "stun:stun.example:3478"}],
+        "ice_servers": [
+            {"urls": "stun:stun.example:3478"},
+            {"urls": "turn:turn.example", "username": "abc", "credential": "secret"},
+        ],
         "state": "warming",
         "frame_size": [64, 64],
     }
     shown = (await http.get("/api/sessions/abc")).json()
     assert shown["state"] == "warming"
     assert shown["slo"] == {"fps": 16.0, "slo_ms": 1000.0}
+    assert (shown["watch"], shown["viewers"]) == ("/watch/watched", 3)
     assert shown["stats"]["frames_in"] == 0
+    again = await http.post("/api/sessions/abc", json={"sdp": "y"})
+    assert (again.status_code, again.json()["sdp"], again.json()["id"]) == (200, "another answer to y", "abc")
+    assert (await http.post("/api/sessions/nobody", json={"sdp": "y"})).status_code == 404
     assert (await http.delete("/api/sessions/abc")).status_code == 204
     assert (await http.get("/api/sessions/abc")).status_code == 404
 
@@ -208,8 +240,15 @@ async def test_an_installation_without_the_page_says_so(tmp_path: Path, backend:
 
 async def test_openapi_describes_the_api(http: httpx.AsyncClient) -> None:
     document = (await http.get("/openapi.json")).json()
-    assert set(document["paths"]) >= {"/api/presets", "/api/sessions", "/api/sessions/{session_id}", "/readyz"}
-    assert set(document["paths"]["/api/sessions/{session_id}"]) == {"get", "patch", "delete"}
+    assert set(document["paths"]) >= {
+        "/api/presets",
+        "/api/sessions",
+        "/api/sessions/{session_id}",
+        "/readyz",
+        "/whip",
+        "/whep/{stream}",
+    }
+    assert set(document["paths"]["/api/sessions/{session_id}"]) == {"get", "post", "patch", "delete"}
     assert "OpenReply" in json.dumps(document["paths"]["/api/sessions"]["post"]["responses"]["201"])
 
 

@@ -10,8 +10,8 @@
 
 /**
  * @typedef {{prompt?: string, negative_prompt?: string, steps?: number, noise?: number, seed?: number, width?: number,
- *   height?: number, fit?: "cover" | "contain", fps?: number, slo_ms?: number, stamp?: boolean}} Params Without width and
- *   height the result has the shape of the source; with one of them the other follows
+ *   height?: number, fit?: "cover" | "contain", fps?: number, slo_ms?: number, max_kbps?: number, stamp?: boolean}} Params
+ *   Without width and height the result has the shape of the source; with one of them the other follows
  * @typedef {{fps_in: number, fps_out: number, latency_ms: {p50: number, p95: number, max: number}, frames_in: number,
  *   frames_out: number, deadline_misses: number, drops: Record<string, number>, plan: Record<string, unknown>,
  *   state: string}} Stats
@@ -205,13 +205,14 @@ class Connection {
   /**
    * Offers, waits for the answer and for the media connection; resolves to the service's reply.
    * @param {Params} params @param {AbortSignal} [signal]
+   * @param {string} [before] session to go on with, where the service still has it
    */
-  async open(params, signal) {
+  async open(params, signal, before) {
     const { peer, client } = this;
     await peer.setLocalDescription(await peer.createOffer());
     await this.until("icegatheringstatechange", () => peer.iceGatheringState === "complete", GATHER_MS, signal);
-    const body = { sdp: peer.localDescription?.sdp, type: "offer", params };
-    const reply = await client.request("POST", "api/sessions", body, { signal });
+    this.id = before;
+    const reply = await this.#offer(params, signal);
     this.id = reply.id;
     if (reply.ice_servers?.length) client.iceServers = reply.ice_servers;
     await peer.setRemoteDescription({ type: "answer", sdp: reply.sdp });
@@ -219,6 +220,20 @@ class Connection {
     await this.until("connectionstatechange", settled, CONNECT_MS, signal);
     if (peer.connectionState === "connected") return reply;
     throw new ConnectError("no_media", "no media connection to the service came up; a firewall may block UDP");
+  }
+
+  /** @param {Params} params @param {AbortSignal} [signal] @returns {Promise<any>} */
+  async #offer(params, signal) {
+    const offer = { sdp: this.peer.localDescription?.sdp, type: "offer" };
+    if (this.id !== undefined) {
+      try {
+        return await this.client.request("POST", `api/sessions/${encodeURIComponent(this.id)}`, offer, { signal });
+      } catch (error) {
+        if (!(error instanceof ServiceError && error.status === 404)) throw error;
+        this.id = undefined; // It has ended meanwhile: another one takes its parameters up.
+      }
+    }
+    return this.client.request("POST", "api/sessions", { ...offer, params }, { signal });
   }
 
   /**
@@ -274,12 +289,18 @@ class Connection {
     else this.waiting.push(text);
   }
 
-  /** Ends it here and on the service; never throws. @returns {Promise<void>} */
-  async close() {
+  /** Ends it here; the session stays on the service for a while. @returns {string | undefined} its id */
+  leave() {
     const { id } = this;
     this.id = undefined;
     this.closed = true;
     this.peer.close();
+    return id;
+  }
+
+  /** Ends it here and on the service; never throws. @returns {Promise<void>} */
+  async close() {
+    const id = this.leave();
     if (id === undefined) return;
     const path = `api/sessions/${encodeURIComponent(id)}`;
     await this.client.request("DELETE", path, undefined, { keepalive: true }).catch(() => undefined);
@@ -326,7 +347,7 @@ export class StreamgenSession extends EventTarget {
 
   get state() { return this.#state; }
 
-  /** The id on the service; changes with a reconnect. */
+  /** The id on the service; changes where a reconnect comes too late for the session. */
   get id() { return this.#connection?.id; }
 
   /**
@@ -401,8 +422,8 @@ export class StreamgenSession extends EventTarget {
     this.#emit("state", { state, ...detail });
   }
 
-  /** @param {AbortSignal} [signal] */
-  async #connect(signal) {
+  /** @param {AbortSignal} [signal] @param {string} [before] session to go on with */
+  async #connect(signal, before) {
     const connection = new Connection(this.#client, this.#source);
     connection.peer.addEventListener("track", (event) => this.#receive(event));
     connection.channel.addEventListener("message", ({ data }) => {
@@ -410,10 +431,11 @@ export class StreamgenSession extends EventTarget {
     });
     this.#connection = connection;
     try {
-      const reply = await connection.open(this.#asked, signal);
+      const reply = await connection.open(this.#asked, signal, before);
       this.#params = { ...this.#asked, ...reply.params };
     } catch (error) {
-      await connection.close();
+      if (before === undefined || connection.id !== before) await connection.close();
+      else connection.leave();
       throw error;
     }
     if (this.#state === "connecting" || this.#state === "reconnecting") this.#enter("warming");
@@ -485,16 +507,16 @@ export class StreamgenSession extends EventTarget {
     let error = new ConnectError("connection_lost", reason);
     this.#enter("reconnecting", { attempt: 1, retryInMs: BACKOFF_MS[0], reason });
     this.stats = undefined;
-    void lost.close(); // Gives the place back, else a full service would refuse us because of ourselves.
+    const before = lost.leave();
     for (const [index, backoff] of BACKOFF_MS.entries()) {
       const retryInMs = error instanceof BusyError ? error.retryAfterS * 1000 : backoff;
       if (index) this.#enter("reconnecting", { attempt: index + 1, retryInMs, reason });
       await new Promise((resolve) => this.#client.timers.setTimeout(() => resolve(undefined), retryInMs));
-      if (signal.aborted) return;
+      if (signal.aborted) return this.#giveBack(before);
       try {
-        return await this.#connect(signal);
+        return await this.#connect(signal, before);
       } catch (failure) {
-        if (signal.aborted) return;
+        if (signal.aborted) return this.#giveBack(before);
         error = failure;
         if (!(failure instanceof ConnectError || (failure instanceof ServiceError && failure.status >= 500))) break;
       }
@@ -503,6 +525,14 @@ export class StreamgenSession extends EventTarget {
       : new ConnectError("connect_failed", "the connection could not be restored", { cause: error });
     this.#emit("error", fatal);
     this.#end(fatal.message);
+    this.#giveBack(before);
+  }
+
+  /** Nobody comes back to this session. @param {string} [id] */
+  #giveBack(id) {
+    if (id === undefined) return;
+    const path = `api/sessions/${encodeURIComponent(id)}`;
+    this.#client.request("DELETE", path, undefined, { keepalive: true }).catch(() => undefined);
   }
 
   /** @param {string} [reason] */

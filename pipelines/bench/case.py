@@ -38,6 +38,8 @@ class Model:
         if preset not in PRESETS:
             raise PresetError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         settings = PRESETS[preset].settings
+        if "dit" not in settings:
+            raise PresetError(f"{preset} has no model")
         dit = _changed(DiTGeometry.from_settings(settings["dit"]), changes)
         if dit.cond_channels or dit.prediction != "flow":
             raise PresetError(f"{preset} has a codec and a condition of its own; give a Wan preset or --dim")

@@ -35,7 +35,9 @@ class Memory:
 
 
 def memory_of(settings: Mapping[str, Any], params: Params, itemsize: int = HALF) -> Memory:
-    """What a preset takes with these settings, and a stream of it with these parameters."""
+    """What a preset takes with these settings, and a stream of it with these parameters; nothing without a DiT."""
+    if "dit" not in settings:
+        return Memory(0, 0, 0)
     dit, cache = DiTGeometry.from_settings(settings["dit"]), CacheGeometry(**settings["cache"])
     pixels = params.width * params.height
     session = cache_bytes(dit, cache, pixels, params.steps, itemsize) + context_bytes(dit, itemsize)

@@ -127,8 +127,8 @@ async def _measure(args: argparse.Namespace, settings: Settings) -> Outcome:
     if args.url is not None:
         return await _connect(args.url, args.token, settings)
     extra = shlex.split(args.serve_args) + (["--token", args.token] if args.token else [])
-    async with running(serve_command(extra), args.start_timeout) as url:
-        return await _connect(url, args.token, settings)
+    async with running(serve_command(extra), args.start_timeout) as server:
+        return await _connect(server.url, args.token, settings)
 
 
 async def _connect(url: str, token: str | None, settings: Settings) -> Outcome:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from streamgen.errors import ConnectError
@@ -21,9 +22,17 @@ def serve_command(extra: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "streamgen.cli", "serve", "--port", "0", *extra]
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs."""
+
+    url: str
+    pid: int
+
+
 @contextlib.asynccontextmanager
-async def running(command: Sequence[str], start_timeout_s: float) -> AsyncIterator[str]:
-    """URL of the server that `command` starts, once it prints `ready: URL`. Raises ConnectError if it does not."""
+async def running(command: Sequence[str], start_timeout_s: float) -> AsyncIterator[Server]:
+    """The server that `command` starts, once it prints `ready: URL`. Raises ConnectError if it does not."""
     pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(*command, stdin=nothing, stdout=pipe, stderr=pipe)
@@ -47,7 +56,7 @@ async def running(command: Sequence[str], start_timeout_s: float) -> AsyncIterat
             await asyncio.wait(readers)
             why = complaints[-1].removeprefix("error: ") if complaints else "it said nothing"
             raise ConnectError(f"the server did not start (exit {process.returncode}): {why}")
-        yield url.result()
+        yield Server(url.result(), process.pid)
     finally:
         url.cancel()
         await _stop(process, exit_)

@@ -45,7 +45,14 @@ class Api:
 
     async def create(self, sdp: str, params: Mapping[str, object]) -> Answer:
         """Offers `sdp`. Raises ConnectError, ServiceError."""
-        body = await self._request("POST", "/api/sessions", {"sdp": sdp, "type": "offer", "params": dict(params)})
+        offer = {"sdp": sdp, "type": "offer", "params": dict(params)}
+        return self._answer(await self._request("POST", "/api/sessions", offer))
+
+    async def resume(self, session: str, sdp: str) -> Answer:
+        """Offers another connection for a session. Raises ConnectError, ServiceError (404 where it has ended)."""
+        return self._answer(await self._request("POST", f"/api/sessions/{session}", {"sdp": sdp, "type": "offer"}))
+
+    def _answer(self, body: Any) -> Answer:
         try:
             width, height = body["frame_size"]
             return Answer(str(body["id"]), str(body["sdp"]), body["state"], body["params"], (width, height))

@@ -51,6 +51,7 @@ class Client:
         buffer: int = 1,
         tail_s: float = 2.0,
         connect_timeout_s: float = 15.0,
+        reconnect_s: float = 20.0,
         on_event: Callable[[Event], None] | None = None,
         **params: object,
     ) -> Session:
@@ -60,9 +61,11 @@ class Client:
             (H, W, 3) in RGB, asked for at `fps` (16 where not given), or a video track of aiortc.
         buffer: results kept for a slow reader; the newest win.
         tail_s: `frames` ends when the source has ended and no result came for this long.
-        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, stamp. Without
-            width and height the results have the shape of the source; with one of them the other follows. Where both
-            are given, fit says whether the source covers them ("cover") or is kept whole ("contain").
+        reconnect_s: a lost connection is tried to be made anew for this long; the session goes on where it was.
+        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, max_kbps,
+            stamp. Without width and height the results have the shape of the source; with one of them the other
+            follows. Where both are given, fit says whether the source covers them ("cover") or is kept whole
+            ("contain").
 
         Raises MediaFileError for a file that is no video, ServiceError where the service refuses, ConnectError where
         it cannot be reached or the media connection does not come up.
@@ -73,6 +76,7 @@ class Client:
             buffer=buffer,
             tail_s=tail_s,
             connect_timeout_s=connect_timeout_s,
+            reconnect_s=reconnect_s,
             ice_servers=self._ice_servers,
             on_event=on_event,
         )

@@ -30,11 +30,15 @@ class Control:
     def __init__(
         self, channel: RTCDataChannel, on_event: Callable[[Event], None], on_stats: Callable[[Stats], None]
     ) -> None:
-        self._channel = channel
         self._on_event = on_event
         self._on_stats = on_stats
         self._seq = 0
         self._pending: dict[int, asyncio.Future[int]] = {}
+        self.use(channel)
+
+    def use(self, channel: RTCDataChannel) -> None:
+        """From now on over `channel`; answers that are still to come may come over it too."""
+        self._channel = channel
         channel.on("message", self._receive)
 
     async def update(self, params: Mapping[str, object], timeout_s: float) -> int:
@@ -67,7 +71,7 @@ class Control:
         if len(text) > MAX_MESSAGE_BYTES:
             raise ServiceError(f"the parameters take {len(text)} bytes; at most {MAX_MESSAGE_BYTES} can be sent")
         if self._channel.readyState != "open":
-            raise ConnectError("the session is closed")
+            raise ConnectError("the session is closed, or its connection is being made anew")
         self._channel.send(text)
 
     def _receive(self, text: str | bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -52,11 +52,14 @@ class Stats:
     drops: dict[str, int]
     plan: dict[str, object]
     state: str
+    network: dict[str, int] = field(default_factory=dict)
+    """Packets of this client's video: {"packets", "missing", "recovered", "key_frame_requests"}."""
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> Stats:
         """Fields that this version does not know are left out. Raises KeyError where one that it needs is missing."""
-        return cls(**{f.name: message[f.name] for f in fields(cls)})
+        known = {f.name: message[f.name] for f in fields(cls) if f.name != "network"}
+        return cls(**known, network=dict(message.get("network", {})))
 
 
 def parse_event(message: Mapping[str, Any]) -> Event | None:

@@ -17,7 +17,8 @@ from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationEr
 from streamgen.client.control import CHANNEL
 from streamgen.encoders import encode_live
 from streamgen.errors import ConnectError
-from streamgen.jitter import release_on_marker
+from streamgen.feedback import limit_key_frames, limit_retransmissions
+from streamgen.recovery import recover_losses
 
 FPS = 30.0
 """Frames a second that a source is taken to have at most."""
@@ -31,14 +32,16 @@ SDP_ERRORS = (
 
 class Peer:
     """Sends `track`; what comes back is handed to `on_track`. `on_lost(error)` is called once if the connection ends
-    by itself after it was up."""
+    by itself after it was up. `losses` counts what the network lost of it; None where this aiortc cannot tell."""
 
     def __init__(self, track: MediaStreamTrack, ice_servers: Sequence[str]) -> None:
         # Without a list of its own aiortc asks a public STUN server, and waits 5 s where that cannot be reached.
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in ice_servers]))
         self.channel = self._pc.createDataChannel(CHANNEL)
         self._transceiver = self._pc.addTransceiver(track, direction="sendrecv")
-        release_on_marker(self._transceiver.receiver)
+        self.losses = recover_losses(self._transceiver.receiver)
+        limit_key_frames(self._transceiver.sender)
+        limit_retransmissions(self._transceiver.sender)
         self._changed = asyncio.Event()
         self._pc.on("connectionstatechange", self._changed.set)
         self.channel.on("open", self._changed.set)

@@ -11,6 +11,7 @@ from fractions import Fraction
 from types import TracebackType
 from typing import Self
 
+import httpx
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamError
 from av.video.frame import VideoFrame
@@ -27,6 +28,9 @@ from streamgen.errors import ConnectError, ServiceError, StreamgenError
 logger = logging.getLogger(__name__)
 
 EVENTS_KEPT = 64
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 2.0
+"""Between attempts to connect again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Options:
     """`frames` ends when the source has ended and no result came for this long."""
     connect_timeout_s: float = 15.0
     update_timeout_s: float = 15.0
+    reconnect_s: float = 20.0
+    """How long a lost connection is tried to be made anew before the session counts as lost; 0 for not at all."""
     ice_servers: Sequence[str] = ()
     on_event: Callable[[Event], None] | None = None
 
@@ -67,9 +73,9 @@ class Session:
 
     Results are taken off the connection at once, always: who reads `frames` slowly gets the newest, never a backlog.
 
-        connecting -> open --------------> closed
+        connecting -> open <-> reconnecting      any of them -> closed
                         |  source ends: frames() ends after the tail
-                        |  service or network ends it: frames() raises
+                        |  service ends it, or the network for too long: frames() raises
     """
 
     def __init__(
@@ -96,36 +102,42 @@ class Session:
         self._error: StreamgenError | Exception | None = None
         self._tail: asyncio.TimerHandle | None = None
         self._drain: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, api: Api, source: Source, params: Mapping[str, object], options: Options) -> Session:
         """An open session. Raises ConnectError, ServiceError; `source` is closed then."""
         track = SourceTrack(source)
-        peer = Peer(track, options.ice_servers)
+        peer = Peer(track.lend(), options.ice_servers)
         answer: Answer | None = None
         try:
             answer = await api.create(await peer.offer(), params)
             session = cls(api, peer, source, track, answer, options)
             await session._start(answer.sdp)
         except BaseException:
-            await _release(api, peer, source, answer.id if answer else None)
+            await _release(api, peer, answer.id if answer else None)
+            await _give_back(track, source)
             raise
         return session
 
     async def _start(self, sdp: str) -> None:
-        results = await self._peer.accept(sdp)
+        await self._connect(self._peer, sdp)
+        self._track.on("ended", self._source_ended)
+        if self._track.readyState == "ended":
+            self._source_ended()
+
+    async def _connect(self, peer: Peer, sdp: str) -> None:
+        """Takes the answer, and waits until the connection is up. Raises ConnectError; then only `peer` is left."""
+        results = await peer.accept(sdp)
         self._drain = asyncio.create_task(self._take_results(results), name=f"streamgen results {self.id}")
         try:
-            await self._peer.connected(self._options.connect_timeout_s)
+            await peer.connected(self._options.connect_timeout_s)
         except BaseException:
             self._drain.cancel()
             await asyncio.wait([self._drain])
             raise
-        self._track.on("ended", self._source_ended)
-        if self._track.readyState == "ended":
-            self._source_ended()
-        self._peer.watch(self._end)
+        peer.watch(self._lost)
 
     @property
     def sent(self) -> int:
@@ -237,6 +249,48 @@ class Session:
             self._tail.cancel()
         self._tail = asyncio.get_running_loop().call_later(self._options.tail_s, self._results.close)
 
+    def _lost(self, error: ConnectError) -> None:
+        """The connection is gone without a word: another is made, for as long as the options say."""
+        if self._closing is not None or self._reconnecting is not None:
+            return
+        if self._options.reconnect_s <= 0:
+            self._end(error)
+            return
+        self.state = "reconnecting"
+        self._events.put(StateChanged(self.state))
+        self._reconnecting = asyncio.create_task(self._reconnect(error), name=f"streamgen reconnect {self.id}")
+
+    async def _reconnect(self, lost: ConnectError) -> None:
+        loop = asyncio.get_running_loop()
+        deadline, wait = loop.time() + self._options.reconnect_s, FIRST_WAIT_S
+        while not await self._connected_again():
+            if loop.time() + wait > deadline:
+                self._end(lost)
+                return
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT_S)
+        self._reconnecting = None
+
+    async def _connected_again(self) -> bool:
+        """One attempt; False where another is worth it."""
+        await self._peer.close()
+        if self._drain is not None:
+            await asyncio.wait([self._drain])
+        peer = self._peer = Peer(self._track.lend(), self._options.ice_servers)
+        try:
+            answer = await self._api.resume(self.id, await peer.offer())
+            self._control.use(peer.channel)
+            await self._connect(peer, answer.sdp)
+        except ServiceError as refused:
+            if refused.status == httpx.codes.NOT_FOUND:
+                self._end(ConnectError("the connection was lost, and the service has closed the session meanwhile"))
+                return True
+            return False
+        except ConnectError:
+            return False
+        self.state = answer.state
+        return True
+
     def _end(self, error: Exception | None) -> None:
         """Starts the end, once; the first reason stays."""
         if self._closing is not None:
@@ -250,7 +304,11 @@ class Session:
         self._closing = asyncio.create_task(self._close(known_to_service=not gone), name=f"streamgen close {self.id}")
 
     async def _close(self, known_to_service: bool) -> None:
-        await _release(self._api, self._peer, self._source, self.id if known_to_service else None)
+        if self._reconnecting is not None and self._reconnecting is not asyncio.current_task():
+            self._reconnecting.cancel()
+            await asyncio.wait([self._reconnecting])
+        await _release(self._api, self._peer, self.id if known_to_service else None)
+        await _give_back(self._track, self._source)
         if self._drain is not None:
             self._drain.cancel()
             await asyncio.wait([self._drain])
@@ -258,8 +316,8 @@ class Session:
         self._events.close()
 
 
-async def _release(api: Api, peer: Peer, source: Source, session: str | None) -> None:
-    """Tells the service (where `session` is an id), ends the connection, closes the source."""
+async def _release(api: Api, peer: Peer, session: str | None) -> None:
+    """Tells the service (where `session` is an id), and ends the connection."""
     try:
         if session is not None:
             await api.delete(session)
@@ -267,4 +325,8 @@ async def _release(api: Api, peer: Peer, source: Source, session: str | None) ->
         logger.debug("session %s could not be ended by request: %s", session, error)
     finally:
         await peer.close()
-        await source.close()
+
+
+async def _give_back(track: SourceTrack, source: Source) -> None:
+    await track.forget()
+    await source.close()

@@ -254,6 +254,29 @@ class SourceTrack(MediaStreamTrack):
         self._source = source
         self.sent = 0
         self.error: Exception | None = None
+        self._coming: asyncio.Task[VideoFrame | VideoPacket] | None = None
+
+    def lend(self) -> MediaStreamTrack:
+        """This track for one connection, which stops what it is given when it ends, and not the source."""
+        return LentTrack(self)
+
+    async def next(self) -> VideoFrame | VideoPacket:
+        """The next frame, for whoever asks first; one who gives up waiting leaves it to the next."""
+        if self._coming is None:
+            self._coming = asyncio.create_task(self.recv(), name="streamgen source")
+        coming = self._coming
+        try:
+            return await asyncio.shield(coming)
+        finally:
+            if coming.done() and self._coming is coming:
+                self._coming = None
+
+    async def forget(self) -> None:
+        """Nobody will ask for a frame any more."""
+        if self._coming is not None:
+            self._coming.cancel()
+            await asyncio.wait([self._coming])
+            self._coming = None
 
     async def recv(self) -> VideoFrame | VideoPacket:
         """The next frame of the source. Raises MediaStreamError when there are no more."""
@@ -269,6 +292,26 @@ class SourceTrack(MediaStreamTrack):
             raise MediaStreamError
         self.sent += 1
         return frame
+
+
+class LentTrack(MediaStreamTrack):
+    """Made by `SourceTrack.lend`."""
+
+    kind = "video"
+
+    def __init__(self, track: SourceTrack) -> None:
+        super().__init__()
+        self._track = track
+
+    async def recv(self) -> VideoFrame | VideoPacket:
+        """The next frame. Raises MediaStreamError when there are no more."""
+        if self.readyState != "live":
+            raise MediaStreamError
+        try:
+            return await self._track.next()
+        except MediaStreamError:
+            self.stop()
+            raise
 
 
 class WorkThread:

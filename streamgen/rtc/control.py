@@ -44,6 +44,10 @@ class Outgoing:
         while self._waiting:
             self(self._waiting.popleft())
 
+    def hold(self) -> None:
+        """There is no channel for now: messages wait for the next."""
+        self._channel = None
+
     @property
     def is_open(self) -> bool:
         """Whether there is a channel."""

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-HINTS = "x-google-start-bitrate=2500;x-google-min-bitrate=1500;x-google-max-bitrate=4000"
-"""In kbit/s."""
+START_KBPS, LEAST_KBPS = 2500, 1500
 _CODECS = ("vp8", "h264")
 
 
-def with_bitrates(sdp: str) -> str:
-    """The answer `sdp` with the hints at every VP8 and H264 payload type that it names."""
-    return "".join(f"{line}\r\n" for line in _lines(sdp.splitlines()))
+def with_bitrates(sdp: str, most_kbps: int) -> str:
+    """The answer `sdp` with hints at every VP8 and H264 payload type that it names, for at most so many kbit/s."""
+    start, least = min(START_KBPS, most_kbps), min(LEAST_KBPS, most_kbps)
+    hints = f"x-google-start-bitrate={start};x-google-min-bitrate={least};x-google-max-bitrate={most_kbps}"
+    return "".join(f"{line}\r\n" for line in _lines(sdp.splitlines(), hints))
 
 
-def _lines(lines: list[str]) -> Iterator[str]:
+def _lines(lines: list[str], hints: str) -> Iterator[str]:
     wanted = {_payload(line) for line in lines if _is_codec(line)}
     formatted = {_payload(line) for line in lines if line.startswith("a=fmtp:")}
     for line in lines:
         if line.startswith("a=fmtp:") and _payload(line) in wanted:
-            yield f"{line};{HINTS}"
+            yield f"{line};{hints}"
             continue
         yield line
         if _is_codec(line) and _payload(line) not in formatted:
-            yield f"a=fmtp:{_payload(line)} {HINTS}"
+            yield f"a=fmtp:{_payload(line)} {hints}"
 
 
 def _is_codec(line: str) -> bool:

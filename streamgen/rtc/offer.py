@@ -32,10 +32,18 @@ class Offer:
 
     sdp: str
     """As offered, without the candidates that cannot be used."""
-    source: str
-    """mid of the media section in which the client sends its video."""
+    source: str | None
+    """mid of the media section in which the client sends its video; None where it sends none."""
     sink: str | None
     """mid of the media section in which the client takes video; None where it takes none."""
+    audio_source: str | None
+    """mid of the media section in which the client sends its sound; None where it sends none."""
+    audio_sink: str | None
+    """mid of the media section in which the client takes sound; None where it takes none."""
+    ice_user: str
+    """The client's ice-ufrag, which tells this generation of ICE from later ones."""
+    mid: str
+    """Of the media section whose transport all share."""
 
     @classmethod
     def parse(cls, text: str) -> Offer:
@@ -55,7 +63,7 @@ class Offer:
             raise OfferError(f"the offer has more than {MAX_CANDIDATES} candidates")
         if sum(line.startswith("m=") for line in lines) > MAX_MEDIA:
             raise OfferError(f"the offer has more than {MAX_MEDIA} media sections")
-        kept = [line for line in lines if not line.startswith(_CANDIDATE) or _usable(line)]
+        kept = [line for line in lines if not line.startswith(_CANDIDATE) or is_usable(line.removeprefix(_CANDIDATE))]
         sdp = "\r\n".join(kept) + "\r\n"
         try:
             description = SessionDescription.parse(sdp)
@@ -64,15 +72,49 @@ class Offer:
         for media in description.media:
             _check_media(media)
         _check_together(description)
-        sending = [media.rtp.muxId for media in description.media if _takes_part(media, "sendonly")]
-        taking = [media.rtp.muxId for media in description.media if _takes_part(media, "recvonly")]
-        if not sending:
+        if not description.media:
+            raise OfferError("the offer has no section at all")
+        first = _first_of_bundle(description)
+        assert first.ice is not None, "checked"
+        return cls(
+            sdp,
+            source=_section(description, "video", "sendonly"),
+            sink=_section(description, "video", "recvonly"),
+            audio_source=_section(description, "audio", "sendonly"),
+            audio_sink=_section(description, "audio", "recvonly"),
+            ice_user=str(first.ice.usernameFragment),
+            mid=first.rtp.muxId,
+        )
+
+    @classmethod
+    def parse_sender(cls, text: str) -> Offer:
+        """The offer of somebody who sends video. Raises OfferError."""
+        offer = cls.parse(text)
+        if offer.source is None:
             raise OfferError("the offer has no section in which the client sends video")
-        return cls(sdp, sending[0], taking[0] if taking else None)
+        return offer
+
+    @classmethod
+    def parse_viewer(cls, text: str) -> Offer:
+        """The offer of somebody who takes video. Raises OfferError."""
+        offer = cls.parse(text)
+        if offer.sink is None:
+            raise OfferError("the offer has no section in which the client takes video")
+        return offer
 
 
-def _takes_part(media: MediaDescription, direction: str) -> bool:
-    return media.kind == "video" and media.port != 0 and media.direction in (direction, "sendrecv", None)
+def _first_of_bundle(description: SessionDescription) -> MediaDescription:
+    bundled = [group.items[0] for group in description.group if group.semantic == "BUNDLE" and group.items]
+    by_mid = {media.rtp.muxId: media for media in description.media}
+    return by_mid[str(bundled[0])] if bundled else description.media[0]
+
+
+def _section(description: SessionDescription, kind: str, direction: str) -> str | None:
+    """mid of the first section of a kind in which the client does this (`sendonly`, `recvonly`), maybe among others."""
+    for media in description.media:
+        if media.kind == kind and media.port != 0 and media.direction in (direction, "sendrecv", None):
+            return str(media.rtp.muxId)
+    return None
 
 
 def _check_media(media: MediaDescription) -> None:
@@ -82,7 +124,7 @@ def _check_media(media: MediaDescription) -> None:
     if media.dtls is None or not media.dtls.fingerprints:
         raise OfferError(f"the {media.kind} section has no DTLS fingerprint and setup")
     ice = media.ice
-    if not (ice and _ICE_USER.fullmatch(ice.usernameFragment or "") and _ICE_PASSWORD.fullmatch(ice.password or "")):
+    if not (ice and is_ice_user(ice.usernameFragment or "") and is_ice_password(ice.password or "")):
         raise OfferError(f"the {media.kind} section has no valid ice-ufrag and ice-pwd")
     if media.kind == "application":
         if media.profile not in _DATA_PROFILES or (media.profile != "DTLS/SCTP" and not media.sctp_port):
@@ -104,12 +146,22 @@ def _check_together(description: SessionDescription) -> None:
             raise OfferError("the offer's BUNDLE group names media sections that are not there")
 
 
-def _usable(line: str) -> bool:
-    """Whether a candidate line names an address to which packets can be sent.
+def is_ice_user(text: str) -> bool:
+    """Whether it can be an ice-ufrag."""
+    return _ICE_USER.fullmatch(text) is not None
+
+
+def is_ice_password(text: str) -> bool:
+    """Whether it can be an ice-pwd."""
+    return _ICE_PASSWORD.fullmatch(text) is not None
+
+
+def is_usable(candidate: str) -> bool:
+    """Whether a candidate (what follows `a=candidate:`) names an address to which packets can be sent.
 
     `.local` names are left out: resolving them holds up the answer, and the client's own packets show its address.
     """
-    words = line.removeprefix(_CANDIDATE).split()
+    words = candidate.split()
     if len(words) < 8:
         return True  # not SDP: the parser says so
     _, component, transport, priority, host, port, _, kind = words[:8]

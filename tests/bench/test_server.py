@@ -15,8 +15,8 @@ READY = "print('loading', flush=True); print('ready: http://127.0.0.1:1234', flu
 
 
 async def test_the_url_is_read_from_what_the_server_prints():
-    async with running(python(READY + "time.sleep(60)"), 30) as url:
-        assert url == "http://127.0.0.1:1234"
+    async with running(python(READY + "time.sleep(60)"), 30) as server:
+        assert server.url == "http://127.0.0.1:1234"
 
 
 async def test_a_server_that_talks_without_end_is_not_blocked():

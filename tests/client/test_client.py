@@ -158,11 +158,63 @@ async def test_the_service_says_why_it_closes(service: EchoService):
 
 async def test_the_service_goes_without_a_word(service: EchoService):
     async with Client(service.url) as client:
-        session = await client.open(pictures())
+        session = await client.open(pictures(), reconnect_s=0)
         await first_frame(session)
         await asyncio.to_thread(service.end, session.id, None)
         with pytest.raises(ConnectError, match="closed the connection"):
             await read_to_the_end(session)
+    assert service.resumed == []
+
+
+async def test_a_lost_connection_is_made_anew_and_the_source_goes_on(service: EchoService):
+    service.behaviour.refuse_returns = 2
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), fps=25)
+        reading = asyncio.create_task(read_to_the_end(session))
+        await until(lambda: session.received > 2)
+        sent = session.sent
+        await asyncio.to_thread(service.end, session.id, None)
+        await until(lambda: session.state == "reconnecting")
+        seen = session.received
+        await until(lambda: session.state != "reconnecting" and session.received > seen + 3)
+        assert service.resumed == [session.id] * 3
+        assert session.sent > sent
+        assert await session.update(prompt="oil") == FRAME_ID_OF_UPDATES
+        await session.close()
+        assert await reading > 5
+    assert service.deleted == [session.id]
+
+
+async def test_a_session_that_was_closed_meanwhile_is_lost(service: EchoService):
+    service.behaviour.forgetful = True
+    async with Client(service.url) as client:
+        session = await client.open(pictures())
+        await first_frame(session)
+        await asyncio.to_thread(service.end, session.id, None)
+        with pytest.raises(ConnectError, match="closed the session meanwhile"):
+            await read_to_the_end(session)
+
+
+async def test_coming_back_is_given_up_in_time(service: EchoService):
+    service.behaviour.refuse_returns = 1000
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), reconnect_s=0.5)
+        await first_frame(session)
+        await asyncio.to_thread(service.end, session.id, None)
+        with pytest.raises(ConnectError, match="closed the connection"):
+            await read_to_the_end(session)
+        assert session.closed
+
+
+async def test_closing_while_a_connection_is_made_anew(service: EchoService):
+    service.behaviour.refuse_returns = 1000
+    async with Client(service.url) as client:
+        session = await client.open(pictures())
+        await first_frame(session)
+        await asyncio.to_thread(service.end, session.id, None)
+        await until(lambda: session.state == "reconnecting" and service.resumed)
+        await session.close()
+        await read_to_the_end(session)
 
 
 async def test_the_error_of_a_source_reaches_the_reader(service: EchoService):

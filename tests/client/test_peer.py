@@ -3,6 +3,7 @@ from aiortc import VideoStreamTrack
 
 from streamgen.client.peer import Peer
 from streamgen.errors import ConnectError
+from streamgen.jitter import Losses
 
 
 async def test_no_public_stun_server_is_asked_unless_the_user_names_one():
@@ -30,4 +31,12 @@ async def test_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatch):
     peer = Peer(VideoStreamTrack(), ())
     with pytest.raises(ConnectError, match="no network address"):
         await peer.offer()
+    await peer.close()
+
+
+async def test_losses_are_got_over_and_requests_limited():
+    peer = Peer(VideoStreamTrack(), ())
+    assert peer.losses == Losses()
+    sender = peer._transceiver.sender
+    assert all(name in sender.__dict__ for name in ("_send_keyframe", "_retransmit"))
     await peer.close()

@@ -26,7 +26,7 @@ async def answer() -> str:
 
 
 def test_every_video_codec_gets_them_and_keeps_what_it_had(answer: str) -> None:
-    before, after = (SessionDescription.parse(sdp) for sdp in (answer, with_bitrates(answer)))
+    before, after = (SessionDescription.parse(sdp) for sdp in (answer, with_bitrates(answer, 4000)))
     video = next(media for media in after.media if media.kind == "video")
     was = {c.payloadType: c for media in before.media if media.kind == "video" for c in media.rtp.codecs}
     names = {codec.name for codec in video.rtp.codecs}
@@ -36,8 +36,13 @@ def test_every_video_codec_gets_them_and_keeps_what_it_had(answer: str) -> None:
         assert codec.parameters == {**was[codec.payloadType].parameters, **extra}
 
 
+def test_a_small_limit_holds_from_the_start(answer: str) -> None:
+    limited = "x-google-start-bitrate=800;x-google-min-bitrate=800;x-google-max-bitrate=800"
+    assert limited in with_bitrates(answer, 800)
+
+
 def test_nothing_else_changes(answer: str) -> None:
-    kept = [line for line in with_bitrates(answer).splitlines() if not line.startswith("a=fmtp:")]
+    kept = [line for line in with_bitrates(answer, 4000).splitlines() if not line.startswith("a=fmtp:")]
     assert kept == [line for line in answer.splitlines() if not line.startswith("a=fmtp:")]
-    assert with_bitrates(answer).endswith("\r\n")
-    assert with_bitrates("v=0\r\ns=-\r\n") == "v=0\r\ns=-\r\n"
+    assert with_bitrates(answer, 4000).endswith("\r\n")
+    assert with_bitrates("v=0\r\ns=-\r\n", 4000) == "v=0\r\ns=-\r\n"

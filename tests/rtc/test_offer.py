@@ -121,7 +121,20 @@ def without(pattern: str) -> str:
 )
 def test_bad_offers_are_refused_with_what_is_wrong(sdp: str, why: str) -> None:
     with pytest.raises(OfferError, match=re.escape(why)):
-        Offer.parse(sdp)
+        Offer.parse_sender(sdp)
+
+
+def test_sound_is_found_beside_video() -> None:
+    parsed = Offer.parse(offer(audio=True))
+    assert parsed.audio_source == parsed.audio_sink == mid_of(offer(audio=True), 0)
+    assert Offer.parse(offer()).audio_source is None
+
+
+def test_a_viewer_takes_and_need_not_send() -> None:
+    parsed = Offer.parse_viewer(offer().replace("a=sendrecv", "a=recvonly"))
+    assert (parsed.source, parsed.sink) == (None, mid_of(offer(), 0))
+    with pytest.raises(OfferError, match="takes video"):
+        Offer.parse_viewer(offer().replace("a=sendrecv", "a=sendonly"))
 
 
 def test_damaged_offers_are_refused_or_taken_and_nothing_else() -> None:

@@ -38,6 +38,10 @@ class Behaviour:
     """Answers the offer, but its media connection never comes up."""
     drop_every: int = 0
     """Loses every n-th frame."""
+    forgetful: bool = False
+    """Has closed a session by the time its client comes back."""
+    refuse_returns: int = 0
+    """How often a client that comes back is refused first."""
     mix_up: bool = False
     """Sends every session the frames of the session before it: the fault that must be noticed."""
 
@@ -167,6 +171,7 @@ class EchoService:
         self.sessions: dict[str, EchoSession] = {}
         self.deleted: list[str] = []
         self.offers: list[str] = []
+        self.resumed: list[str] = []
         self.loop = asyncio.new_event_loop()
         config = uvicorn.Config(self._app(), port=port, log_level="error", ws="none", lifespan="off")
         self._server = uvicorn.Server(config)
@@ -247,6 +252,8 @@ class EchoService:
                 "frame_size": size,
             }
 
+        app.post("/api/sessions/{session}", response_model=None)(self._resume)
+
         @app.get("/api/sessions/{session}")
         async def get(session: str) -> dict[str, Any]:
             found = self.sessions[session]
@@ -258,6 +265,18 @@ class EchoService:
             await self.sessions[session].close()
 
         return app
+
+    async def _resume(self, session: str, body: dict[str, Any]) -> Response | dict[str, Any]:
+        self.resumed.append(session)
+        if self.behaviour.refuse_returns:
+            self.behaviour.refuse_returns -= 1
+            return _error(503, "busy", "not yet")
+        if self.behaviour.forgetful or session not in self.sessions:
+            return _error(404, "no_such_session", "it has ended")
+        found = self.sessions[session]
+        found.pc, found.echo = RTCPeerConnection(RTCConfiguration(iceServers=[])), None
+        sdp = await found.answer(body["sdp"])
+        return {"id": session, "sdp": sdp, "state": "live", "params": found.params, "frame_size": [320, 192]}
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -48,6 +48,30 @@ class Camera(MediaStreamTrack):
         return frame
 
 
+TONE_HZ = 440.0
+
+
+class Microphone(MediaStreamTrack):
+    """A tone, in pieces of 20 ms."""
+
+    kind = "audio"
+    PIECE = 960
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.monotonic()
+        self._given = 0
+
+    async def recv(self) -> av.AudioFrame:
+        await asyncio.sleep(max(0.0, self._began + self._given * 0.02 - time.monotonic()))
+        times = (np.arange(self.PIECE) + self._given * self.PIECE) / 48000
+        wave = (8000 * np.sin(2 * np.pi * TONE_HZ * times)).astype(np.int16)
+        piece = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+        piece.sample_rate, piece.pts, piece.time_base = 48000, self._given * self.PIECE, Fraction(1, 48000)
+        self._given += 1
+        return piece
+
+
 class Client:
     """Offers, answers, and keeps what comes back."""
 
@@ -55,6 +79,7 @@ class Client:
         self,
         *,
         audio: bool = False,
+        tone: bool = False,
         split: bool = False,
         fps: float = 30.0,
         codec: str | None = None,
@@ -67,8 +92,11 @@ class Client:
         self.channel.on("message", self._heard)
         self.messages: list[dict[str, Any]] = []
         self.frames: list[av.VideoFrame] = []
+        self.sounds: list[av.AudioFrame] = []
         self._readers: list[asyncio.Task[None]] = []
         self.connection.on("track", self._track)
+        if tone:
+            self.connection.addTransceiver(Microphone())
         if audio:
             self.connection.addTransceiver("audio")
         if split:
@@ -105,15 +133,13 @@ class Client:
         self.messages.append(json.loads(text))
 
     def _track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "video":
-            self._readers.append(asyncio.create_task(self._read(track)))
+        self._readers.append(asyncio.create_task(self._read(track)))
 
     async def _read(self, track: MediaStreamTrack) -> None:
         try:
             while True:
                 frame = await track.recv()
-                assert isinstance(frame, av.VideoFrame)
-                self.frames.append(frame)
+                (self.frames if isinstance(frame, av.VideoFrame) else self.sounds).append(frame)
         except MediaStreamError:
             return
 

@@ -101,18 +101,21 @@ export const settle = async () => { for (let i = 0; i < 30; i++) await Promise.r
  * [status, body, headers] each, an Error for a network failure; when it is empty sessions open.
  */
 export function makeWorld() {
-  const world = { peers: [], requests: [], answers: [], gathers: true, connects: true, opened: 0, timers: new FakeTimers() };
+  const world = { peers: [], requests: [], answers: [], gathers: true, connects: true, forgets: false, opened: 0, timers: new FakeTimers() };
   world.RTCPeerConnection = class extends FakePeer { constructor(configuration) { super(world, configuration); } };
   world.fetch = async (url, { method, headers, body, signal, keepalive }) => {
     signal?.throwIfAborted();
     const request = { path: url.pathname, method, headers, keepalive, body: body && JSON.parse(body) };
     world.requests.push(request);
-    const posted = method === "POST" && url.pathname.endsWith("/api/sessions");
+    const posted = method === "POST" && url.pathname.includes("/api/sessions");
     const [status, json, extra] = (posted && world.answers.length && reply(world.answers.shift())) || world.usual(request);
     return new Response(status === 204 ? null : JSON.stringify(json), { status, headers: extra });
   };
-  world.usual = ({ method, body }) => {
+  world.usual = ({ method, path, body }) => {
     if (method !== "POST") return method === "DELETE" ? [204] : [200, {}];
+    const id = path.split("/api/sessions/")[1];
+    if (id && world.forgets) return [404, { error: { code: "no_such_session", message: "it may have ended" } }];
+    if (id) return [200, { id, sdp: "answer", type: "answer", ice_servers: [], params: {} }];
     const params = { fps: 16, slo_ms: 1000, ...body.params };
     return [201, { id: `s${++world.opened}`, sdp: "answer", type: "answer", ice_servers: [{ urls: "turn:t" }], params }];
   };

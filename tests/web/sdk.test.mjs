@@ -154,8 +154,27 @@ test("pause, resume and reset are sent", async () => {
   assert.deepEqual(world.peers[0].channel.sent.map(({ type }) => type), ["pause", "resume", "reset"]);
 });
 
-test("a lost connection comes back with the same parameters, the same stream and what was asked meanwhile", async () => {
+test("a lost connection comes back to the same session", async () => {
   const { world, session, states } = await opened();
+  world.peers[0].become("failed");
+  const update = session.update({ steps: 3 });
+  await world.timers.pass(250);
+  await settle();
+  assert.ok(world.peers[0].closed);
+  assert.equal(session.id, "s1");
+  assert.deepEqual(world.made("DELETE"), []);
+  const again = world.made("POST")[1];
+  assert.equal(again.path, "/base/api/sessions/s1");
+  assert.deepEqual(again.body, { sdp: "offer 1 with candidates", type: "offer" });
+  assert.deepEqual(session.params, { fps: 16, slo_ms: 1000, prompt: "neon" });
+  world.peers[1].channel.hear({ type: "applied", seq: 1, frame: 40 });
+  assert.deepEqual(await update, { frame: 40 });
+  assert.deepEqual(states(), ["reconnecting", "warming"]);
+});
+
+test("where that has ended, another takes up its parameters, its stream and what was asked meanwhile", async () => {
+  const { world, session, states } = await opened();
+  world.forgets = true;
   const { stream } = session;
   session.pause();
   world.peers[0].become("failed");
@@ -163,9 +182,8 @@ test("a lost connection comes back with the same parameters, the same stream and
   const update = session.update({ steps: 3 });
   await world.timers.pass(250);
   await settle();
-  assert.equal(world.made("DELETE")[0].path, "/base/api/sessions/s1");
   assert.equal(session.id, "s2");
-  assert.deepEqual(world.made("POST")[1].body.params, { prompt: "neon" });
+  assert.deepEqual(world.made("POST")[2].body.params, { prompt: "neon" });
   assert.deepEqual(world.peers[1].configuration.iceServers, [{ urls: "turn:t" }]);
   assert.deepEqual(world.peers[1].channel.sent, [{ type: "update", seq: 1, params: { steps: 3 } }, { type: "pause" }]);
   assert.equal(session.stream, stream);
@@ -238,6 +256,7 @@ test("reconnecting backs off, obeys Retry-After, and gives up in the end with an
   assert.deepEqual(waits.map(([, { retryInMs }]) => retryInMs), [250, 1000, 7000, 4000, 8000, 10000, 10000, 10000]);
   assert.equal(session.state, "closed");
   assert.deepEqual(events.filter(([type]) => type === "error").map(([, error]) => error.code), ["connect_failed"]);
+  assert.deepEqual(world.made("DELETE").map(({ path }) => path), ["/base/api/sessions/s1"]);
 });
 
 test("reconnecting does not insist where the service refuses for good", async () => {

@@ -1,0 +1,116 @@
+"""The way of a session's results to everybody who takes them: its own client, and whoever watches."""
+
+from __future__ import annotations
+
+import asyncio
+
+import av
+
+from streamgen.colours import ToYuv
+from streamgen.core import Clock, Frame
+from streamgen.encoders import live_encoder
+from streamgen.rtc.encoding import Encoding, Seat
+from streamgen.rtc.pacing import Pacer
+from streamgen.session import Session
+
+REPEAT_S = 0.5
+"""Where no result comes for so long, who has just begun to watch gets the last one again."""
+
+DELAY_WEIGHT = 0.1
+
+
+class Broadcast:
+    """Shows each result when it is due, with its source frame's media timestamp, encoded once for each codec.
+
+        session -> when due -> YUV -> [ encoding of H264 ] -> seats
+                                      [ encoding of VP8  ] -> seats
+
+    Nobody need take it: results that nobody sees are dropped as "unwatched".
+    """
+
+    def __init__(self, session: Session, clock: Clock) -> None:
+        self._session = session
+        self._clock = clock
+        self._pacer = Pacer()
+        self._to_yuv = ToYuv()
+        self._encodings: dict[str, Encoding] = {}
+        self._last: tuple[Frame, float] | None = None
+        self.delay = 0.0
+        """By how much later than they came frames are shown, smoothed (s)."""
+
+    def seat(self, codec: str) -> Seat | None:
+        """A place for one more viewer of a codec, by its MIME type; None for a codec that cannot be encoded."""
+        encoding = self._encodings.get(codec.lower())
+        if encoding is None:
+            session = self._session
+            encoder = live_encoder(codec, lambda: session.params.fps, lambda: session.params.max_kbps * 1000)
+            if encoder is None:
+                return None
+            encoding = self._encodings[codec.lower()] = Encoding(encoder, self._clock)
+        return encoding.seat()
+
+    @property
+    def shown(self) -> bool:
+        """Whether there has been a result: who begins to watch sees something."""
+        return self._last is not None
+
+    @property
+    def viewers(self) -> int:
+        """Seats that are taken."""
+        return sum(len(encoding.seats) for encoding in self._encodings.values())
+
+    async def run(self) -> None:
+        """Until the session is over, or cancelled; ends all seats then."""
+        try:
+            while await self._show_next():
+                pass
+        finally:
+            for encoding in self._encodings.values():
+                encoding.close()
+
+    async def _show_next(self) -> bool:
+        """Shows the oldest result, unless it is taken back before; False once there will be none."""
+        try:
+            async with asyncio.timeout(REPEAT_S):
+                finished = await self._session.finished()
+        except TimeoutError:
+            await self._repeat()
+            return True
+        if finished is None:
+            return False
+        due = self._pacer.schedule(finished.frame.media_time, finished.at)
+        watched = [encoding for encoding in self._encodings.values() if encoding.seats]
+        picture = await self._picture(finished.frame, finished.frame.pts) if watched else None
+        wait = due - self._clock.now()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        if picture is None:
+            self._session.discard(finished, "unwatched")
+        elif self._session.hand_over(finished):
+            for encoding in watched:
+                await encoding.encode(picture)
+        shown = self._clock.now()
+        late = shown - finished.frame.arrived
+        self.delay = late if self._last is None else self.delay + DELAY_WEIGHT * (late - self.delay)
+        self._last = finished.frame, shown
+        self._encodings = {codec: encoding for codec, encoding in self._encodings.items() if encoding.seats}
+        return True
+
+    async def _repeat(self) -> None:
+        """The last result once more, for those who could not show it; its timestamp goes on with the time."""
+        waiting = [encoding for encoding in self._encodings.values() if encoding.waited_for]
+        if self._last is None or not waiting:
+            return
+        frame, shown = self._last
+        picture = await self._picture(frame, frame.pts + round((self._clock.now() - shown) / frame.time_base))
+        for encoding in waiting:
+            await encoding.encode(picture)
+
+    async def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
+        return await asyncio.get_running_loop().run_in_executor(None, self._converted, frame, pts)
+
+    def _converted(self, frame: Frame, pts: int) -> av.VideoFrame:
+        picture = self._to_yuv(av.VideoFrame.from_ndarray(frame.pixels, format="rgb24"))
+        picture.pts = pts
+        picture.time_base = frame.time_base
+        return picture

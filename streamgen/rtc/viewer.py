@@ -1,0 +1,39 @@
+"""Somebody who watches a session: takes its results, and sends nothing."""
+
+from __future__ import annotations
+
+from aiortc import RTCRtpTransceiver
+
+from streamgen.rtc.broadcast import Broadcast
+from streamgen.rtc.connection import DIRECTIONS, Connection
+from streamgen.rtc.offer import Offer
+from streamgen.rtc.sound import Sound
+
+
+class Viewer:
+    """The connection of one viewer. `answer` once, then `run` once; `close` ends it from outside."""
+
+    def __init__(self, broadcast: Broadcast, sound: Sound, connection: Connection) -> None:
+        self._broadcast = broadcast
+        self._sound = sound
+        self.connection = connection
+
+    async def answer(self, offer: Offer) -> str:
+        """The SDP answer. Raises OfferError; then nothing is left of the viewer."""
+
+        def set_up(transceiver: RTCRtpTransceiver) -> None:
+            mid = transceiver.mid
+            transceiver.direction = DIRECTIONS[False, mid in (offer.sink, offer.audio_sink)]
+            if mid == offer.sink:
+                self.connection.send(self._broadcast, transceiver)
+            if mid == offer.audio_sink:
+                self.connection.sound(self._sound.listener(), transceiver)
+
+        return await self.connection.answer(offer, set_up)
+
+    async def run(self) -> None:
+        """Until the viewer, or what it watches, is gone. Frees everything."""
+        try:
+            await self.connection.gone.wait()
+        finally:
+            await self.connection.close()
