@@ -315,7 +315,7 @@ class Connection {
 export class StreamgenSession extends EventTarget {
   /** @type {StreamgenClient} */ #client;
   /** @type {MediaStream} */ #source;
-  /** @type {Params} What was asked for, now or by updates; a new connection asks for the same, and for no more. */ #asked;
+  /** @type {Params} What was asked for, at first or by updates: what another session is asked for, and no more. */ #asked;
   /** @type {Params} */ #params;
   /** @type {Connection | undefined} */ #connection;
   /** @type {Map<number, {params: Params, resolve: (value: {frame: number}) => void, reject: (error: Error) => void}>} */
@@ -432,7 +432,7 @@ export class StreamgenSession extends EventTarget {
     this.#connection = connection;
     try {
       const reply = await connection.open(this.#asked, signal, before);
-      this.#params = { ...this.#asked, ...reply.params };
+      this.#params = { ...(reply.id === before ? this.#params : this.#asked), ...reply.params };
     } catch (error) {
       if (before === undefined || connection.id !== before) await connection.close();
       else connection.leave();

@@ -193,7 +193,7 @@ test("where that has ended, another takes up its parameters, its stream and what
   assert.deepEqual(states(), ["reconnecting", "warming"]);
 });
 
-test("a new connection asks for what was asked for, and leaves the size to the source again", async () => {
+test("another session is asked for what was asked for, and leaves the size to the source again", async () => {
   const world = makeWorld();
   const { usual } = world;
   world.usual = (request) => {
@@ -201,6 +201,7 @@ test("a new connection asks for what was asked for, and leaves the size to the s
     return [status, body?.params ? { ...body, params: { width: 320, height: 192, ...body.params } } : body];
   };
   const { session } = await opened(world);
+  world.forgets = true;
   assert.deepEqual([session.params.width, session.params.height], [320, 192]);
   const update = session.update({ noise: 0.3 });
   world.peers[0].channel.hear({ type: "applied", seq: 1, frame: 8 });
@@ -208,7 +209,7 @@ test("a new connection asks for what was asked for, and leaves the size to the s
   world.peers[0].become("failed");
   await world.timers.pass(250);
   await settle();
-  assert.deepEqual(world.made("POST")[1].body.params, { prompt: "neon", noise: 0.3 });
+  assert.deepEqual(world.made("POST")[2].body.params, { prompt: "neon", noise: 0.3 });
 });
 
 test("H264, which says what its colours mean, is asked for before the others", async () => {
