@@ -32,6 +32,9 @@ class Clock(Protocol):
         ...
 
 
+_SIZE = "{} of the result in pixels. Where it is not given, the result has the shape of the source."
+
+
 def _param(default: Any, **schema: Any) -> Any:
     return field(default=default, metadata=schema)
 
@@ -50,8 +53,13 @@ class Params:
     steps: int = _param(2, minimum=1, maximum=MAX_STEPS, description="Denoising steps per chunk.")
     noise: float = _param(0.6, minimum=0.0, maximum=1.0, description="Strength: 0 keeps the source, 1 leaves it.")
     seed: int = _param(0, minimum=0, maximum=2**31 - 1, description="Same seed and input, same output.")
-    width: int = _param(320, minimum=64, maximum=1920, description="Width of the result in pixels.")
-    height: int = _param(192, minimum=64, maximum=1920, description="Height of the result in pixels.")
+    width: int = _param(320, minimum=64, maximum=1920, description=_SIZE.format("Width"))
+    height: int = _param(192, minimum=64, maximum=1920, description=_SIZE.format("Height"))
+    fit: str = _param(
+        "cover",
+        enum=["cover", "contain"],
+        description="Where source and result differ in shape: cut the source, or keep it whole between black bars.",
+    )
     fps: float = _param(16.0, minimum=1.0, maximum=60.0, description="Frames a second taken from the source.")
     slo_ms: float = _param(1000.0, minimum=50.0, maximum=60000.0, description="Latency budget of a frame in ms.")
     max_kbps: int = _param(4000, minimum=300, maximum=20000, description="Most kbit/s of the video, each way.")
@@ -101,7 +109,9 @@ def _coerce(value: object, kind: type) -> object:
 def _check(name: str, value: object, kind: type, schema: Mapping[str, Any]) -> None:
     if type(value) is not kind:
         raise ParamsError(name, f"must be a {kind.__name__}, not {type(value).__name__}")
-    if isinstance(value, str):
+    if "enum" in schema and value not in schema["enum"]:
+        raise ParamsError(name, f"must be {' or '.join(schema['enum'])}, not {str(value)[:40]}")
+    if isinstance(value, str) and "maxLength" in schema:
         if len(value) > schema["maxLength"]:
             raise ParamsError(name, f"is {len(value)} characters long; at most {schema['maxLength']} are taken")
         if any("\ud800" <= character <= "\udfff" for character in value):

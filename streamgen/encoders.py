@@ -3,7 +3,7 @@
 aiortc 1.16 runs x264 at preset medium on all cores without a buffer limit, so that a key frame is as large as it likes;
 it denoises VP8 (noise-sensitivity 4), which takes a third of its time and can leave wrong macroblocks behind; it tells
 both that there are 30 frames a second; and it makes a new encoder, with a key frame, for every change of the receiver's
-estimate above 10 %. These take its packing of frames, and nothing else, from it.
+estimate above 10 %. It describes no colours in H264. These take its packing of frames, and nothing else, from it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
 from av.frame import Frame
 from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorRange
+
+from streamgen.colours import BT601, OUT_PRIMARIES, OUT_TRANSFER, ToYuv
 
 START_BITRATE, LEAST_BITRATE, MOST_BITRATE = 2_000_000, 300_000, 20_000_000
 """Bits a second: before the receiver has said anything, and whatever it says."""
@@ -50,6 +53,7 @@ class Tuned:
         self.made_key_frame = False
         """Whether the last picture became a key frame."""
         self._made: tuple[int, int, int, float, float] | None = None
+        self._to_yuv = ToYuv()
 
     @property
     def target_bitrate(self) -> int:
@@ -100,11 +104,14 @@ class LiveH264Encoder(Tuned, H264Encoder):
     """H264, baseline, by x264's fastest preset: at these bitrates it looks the same at a tenth of the cost."""
 
     def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:
+        frame = self._to_yuv(frame)
         if self.outdated(frame) or self.codec is None:
             codec = av.CodecContext.create("libx264", "w")
             options = {"level": "31", "preset": "ultrafast", "tune": "zerolatency"}
             self.codec = self.configured(codec, frame, options)
             self.codec.profile = "Baseline"
+            self.codec.colorspace, self.codec.color_range = BT601, ColorRange.MPEG
+            self.codec.color_primaries, self.codec.color_trc = OUT_PRIMARIES, OUT_TRANSFER
         data = self.compressed(self.codec, frame, force_keyframe)
         if data:
             yield from self._split_bitstream(data)
@@ -116,8 +123,7 @@ class LiveVp8Encoder(Tuned, Vp8Encoder):
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         """Payloads of RTP packets, and the RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)
-        if frame.format.name != "yuv420p":
-            frame = frame.reformat(format="yuv420p")
+        frame = self._to_yuv(frame)
         if self.outdated(frame) or self.codec is None:
             self.codec = self._created(frame)
         data = self.compressed(self.codec, frame, force_keyframe)

@@ -21,6 +21,7 @@ from pipelines.streaming import StreamBatch, sequential
 from streamgen import choices
 from streamgen.core import Params, Pipeline, PipelineSpec, Pixels
 from streamgen.errors import MediaFileError, ParamsError
+from streamgen.framing import fitted_size
 from streamgen.mediafile import Picture, VideoReader, VideoWriter, check_writable
 
 Builder = Callable[..., Pipeline[Any]]
@@ -99,36 +100,6 @@ def _restyle_file(args: argparse.Namespace, build: Builder) -> None:
 
 def _expected(reader: VideoReader, rate: Fraction) -> int | None:
     return None if reader.length is None else round(reader.length * rate / reader.rate)
-
-
-def fitted_size(
-    source: tuple[int, int], spec: PipelineSpec, width: int | None = None, height: int | None = None
-) -> tuple[int, int]:
-    """Width and height of the result for a source of this size: what is asked for, the rest in the source's shape.
-
-    Where nothing is asked for, it has about as many pixels as the preset's default size.
-    """
-    shape = source[0] / source[1]
-    if width and height:
-        return width, height
-    if width:
-        return width, _multiple(width / shape, spec, round)
-    if height:
-        return _multiple(height * shape, spec, round), height
-    ideal = math.sqrt(spec.defaults.width * spec.defaults.height * shape)
-    size = _multiple(ideal, spec, round), _multiple(ideal / shape, spec, round)
-    if size[0] * size[1] > spec.max_pixels:
-        size = _multiple(ideal, spec, math.floor), _multiple(ideal / shape, spec, math.floor)
-    return size
-
-
-_SIZE_BOUNDS = Params.__dataclass_fields__["width"].metadata  # those of height are the same
-
-
-def _multiple(size: float, spec: PipelineSpec, rounding: Callable[[float], int]) -> int:
-    """A multiple near `size` that Params takes."""
-    within = min(max(size, _SIZE_BOUNDS["minimum"]), _SIZE_BOUNDS["maximum"])
-    return rounding(within / spec.size_multiple) * spec.size_multiple
 
 
 def thinned(pictures: Iterable[Picture], fps: float, time_base: Fraction) -> Iterator[Picture]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from streamgen.config import Config
 from streamgen.core import Clock, Params, PipelineSpec
 from streamgen.errors import BusyError, NameTakenError, NotLiveError, SessionNotFoundError
+from streamgen.framing import SIZES, framed
 from streamgen.metrics import Metrics
 from streamgen.place import Place
 from streamgen.rtc.connection import Connection
@@ -161,12 +162,14 @@ class Service:
             raise BusyError(f"the engine is {self.state}; try again soon", RETRY_STARTING_S)
         if len(self._places) + self._opening >= self._config.max_sessions:
             raise BusyError(f"all {self._config.max_sessions} places are taken; try again later", RETRY_FULL_S)
-        wanted = Params.parse(params, self._engine.spec.defaults)
-        self._engine.spec.check(wanted)
+        spec = self._engine.spec
+        asked = SIZES.intersection(params)
+        wanted = framed(Params.parse(params, spec.defaults), spec, asked, source=None)
+        spec.check(wanted)
         offer = Offer.parse_sender(sdp)
         self._opening += 1
         try:
-            return await self._open(offer, wanted, name)
+            return await self._open(offer, wanted, asked, name)
         finally:
             self._opening -= 1
 
@@ -197,7 +200,7 @@ class Service:
                 task.cancel()
             await asyncio.gather(*slow, return_exceptions=True)
 
-    async def _open(self, offer: Offer, params: Params, name: str) -> Opened:
+    async def _open(self, offer: Offer, params: Params, asked: Collection[str], name: str) -> Opened:
         outgoing = Outgoing()
         session = Session(
             secrets.token_urlsafe(16),
@@ -207,6 +210,7 @@ class Service:
             clock=self._clock,
             metrics=self._metrics,
             notify=outgoing,
+            asked=asked,
         )
         place = Place(session, outgoing, self._clock, self._connection, self._config)
         try:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from streamgen.core import Clock, Frame, Params, PipelineSpec, Pixels
 from streamgen.errors import BusyError, SessionNotFoundError
+from streamgen.framing import SIZES, Size, SourceShape, framed
 from streamgen.inbox import Inbox
 from streamgen.metrics import Metrics
 from streamgen.outbox import Finished, Outbox
@@ -73,8 +74,13 @@ class Session:
         clock: Clock,
         metrics: Metrics,
         notify: Callable[[ServerMessage], None],
+        asked: Collection[str] = SIZES,
     ) -> None:
-        """Raises ParamsError where the pipeline cannot run `params`. `notify` tells the client, and must not block."""
+        """Raises ParamsError where the pipeline cannot run `params`. `notify` tells the client, and must not block.
+
+        `asked` names those of width and height that the client asked for. The others follow the shape of the source:
+        those in `params` hold only until its first picture.
+        """
         spec.check(params)
         self.id = session_id
         self.params = params
@@ -95,6 +101,8 @@ class Session:
         self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 2)
         self._outbox = Outbox(3 * max(spec.chunk_frames, spec.first_chunk_frames))
         self._updates = Updates()
+        self._asked = SIZES.intersection(asked)
+        self._source = SourceShape()
         self._last_ran: Ran | None = None
         self.last_frame_at = clock.now()
         """When a frame came last, or the session began (s)."""
@@ -123,18 +131,18 @@ class Session:
     def update(self, changes: Mapping[str, object]) -> asyncio.Future[int]:
         """Parameters for the next chunk on; the future gives the id of its first frame, within UPDATE_TIMEOUT_S.
 
+        A width or height that is given stays, from now on; what was never given goes on following the source.
         Raises ParamsError where they cannot be, BusyError where too many changes wait.
         """
         if self._state == "closed":
             raise SessionNotFoundError("the session has ended")
-        params = self.params.updated(changes)
+        asked = self._asked | SIZES.intersection(changes)
+        params = framed(self.params.updated(changes), self.spec, asked, self._source.size)
         self.spec.check(params)
         if len(self._updates) >= MAX_UPDATES_WAITING:
             raise BusyError("too many updates wait for a frame; send fewer", retry_after_s=1)
-        resized = (params.width, params.height) != (self.params.width, self.params.height)
-        self.params = params
-        if resized:
-            self._begin_anew()
+        self._asked = asked
+        self._take(params)
         return self._updates.add(lambda: self.next_frame, 0.0 if self._state == "paused" else UPDATE_TIMEOUT_S)
 
     def pause(self) -> None:
@@ -199,6 +207,11 @@ class Session:
         """A frame that came in will never be `put`."""
         self._count_drops(reason, 1)
 
+    def source_is(self, size: Size) -> None:
+        """A picture of this size came from the client. Where its shape is new, what the client left open follows it."""
+        if self._source.saw(size):
+            self._take(framed(self.params, self.spec, self._asked, size))
+
     def put(self, frame: Frame) -> None:
         """A frame that came in, ready for the model."""
         refusal = self._refusal(frame)
@@ -214,7 +227,7 @@ class Session:
         if self._state not in ("warming", "live", "away"):
             return "closed"
         fits = frame.pixels.shape[:2] == (self.params.height, self.params.width)
-        return None if fits else "restart"  # made for the size of before an update
+        return None if fits else "restart"  # made for the size of before
 
     # -- through the engine: what the scheduler calls ------------------------------------------------------------------
 
@@ -321,6 +334,13 @@ class Session:
         )
 
     # -- within --------------------------------------------------------------------------------------------------------
+
+    def _take(self, params: Params) -> None:
+        """These hold from the next chunk on; a new size begins the stream anew."""
+        resized = (params.width, params.height) != (self.params.width, self.params.height)
+        self.params = params
+        if resized:
+            self._begin_anew()
 
     def _begin_anew(self) -> None:
         """A fresh stream state from the next chunk on, without frames of before."""

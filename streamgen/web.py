@@ -141,7 +141,10 @@ class OpenReply(BaseModel):
     ice_servers: list[IceServer]
     state: str
     params: ParamValues
-    frame_size: tuple[int, int]
+    frame_size: tuple[int, int] = Field(
+        description="Width and height of the result. What was not asked for may change with the first frame, and later:"
+        " it follows the source's shape. GET /api/sessions/{id} shows what holds."
+    )
 
 
 class Slo(BaseModel):

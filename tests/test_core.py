@@ -31,6 +31,10 @@ SPEC = PipelineSpec("x", 4, 5, 16, 640 * 480, 16.0, 0, Params())
         ({"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}, "prompt"),
         ({"prompt": "broken \ud800"}, "prompt"),
         ({"stamp": 1}, "stamp"),
+        ({"fit": "stretch"}, "fit"),
+        ({"fit": "x" * 10**6}, "fit"),
+        ({"fit": 1}, "fit"),
+        ({"fit": None}, "fit"),
         ({"colour": 1}, "colour"),
     ],
 )
@@ -71,7 +75,16 @@ def test_the_schema_says_what_is_checked() -> None:
     assert set(properties) == set(Params().as_dict())
     assert properties["steps"]["default"] == 3
     assert (properties["steps"]["minimum"], properties["steps"]["maximum"]) == (1, 4)
+    assert (properties["fit"]["default"], properties["fit"]["enum"]) == ("cover", ["cover", "contain"])
+    assert "enum" not in properties["prompt"]
     json.dumps(schema)
+
+
+def test_a_choice_that_there_is_not_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ParamsError, match="fit: must be cover or contain, not stretch") as caught:
+        Params.parse({"fit": "stretch"})
+    assert len(caught.value.message) < 80
+    assert Params.parse({"fit": "contain"}).fit == "contain"
 
 
 def test_a_pipeline_refuses_sizes_it_cannot_run() -> None:

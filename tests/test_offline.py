@@ -18,7 +18,7 @@ from streamgen.cli import main
 from streamgen.core import Params, Pipeline
 from streamgen.errors import StreamgenError, WeightsError
 from streamgen.mediafile import Picture
-from streamgen.offline import add_arguments, fitted_size, restyled, run, thinned
+from streamgen.offline import add_arguments, restyled, run, thinned
 from tests.support.clips import MILLISECOND, make_clip
 
 
@@ -109,32 +109,6 @@ def test_thinning_holds_the_rate_where_it_does_not_divide() -> None:
 
 def test_thinning_leaves_slower_videos_alone() -> None:
     assert len(list(thinned(pictures(range(0, 1000, 100)), 16, MILLISECOND))) == 10
-
-
-@pytest.mark.parametrize(
-    ("source", "wanted", "size"),
-    [
-        ((832, 480), (None, None), (320, 192)),
-        ((1080, 1920), (None, None), (192, 336)),
-        ((640, 640), (None, None), (240, 240)),
-        ((1920, 1080), (320, None), (320, 176)),
-        ((1920, 1080), (None, 192), (336, 192)),
-        ((1920, 1080), (64, 192), (64, 192)),
-        ((10, 4000), (None, None), (64, 1920)),
-    ],
-)
-def test_the_size_follows_the_shape_of_the_source(
-    source: tuple[int, int], wanted: tuple[int | None, int | None], size: tuple[int, int]
-) -> None:
-    assert fitted_size(source, FAKE_SPEC, *wanted) == size
-
-
-def test_the_size_stays_within_what_the_preset_can_do() -> None:
-    spec = replace(FAKE_SPEC, max_pixels=320 * 192)
-    for shape in [(832, 480), (480, 832), (16, 9), (4, 3), (1, 1), (21, 9)]:
-        width, height = fitted_size(shape, spec)
-        assert width * height <= spec.max_pixels
-        assert width % 16 == height % 16 == 0
 
 
 def refused(tmp_path: Path, *argv: str | Path, build: Any = build_fake) -> str:

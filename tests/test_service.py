@@ -8,8 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from pipelines import fake
 from streamgen.bench.link import Link, Quality
+from streamgen.colours import ToRgb
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
+from tests.support.chart import chart, errors
 from tests.support.service import settled
 from tests.support.stage import PARAMS, Stage
 from tests.support.webrtc import TONE_HZ, client, no_leaks, until
@@ -106,6 +109,43 @@ async def test_a_new_size_goes_through_to_the_client(stage: Stage) -> None:
         await until(lambda: peer.frames)
         await session.update({"width": 128})
         await until(lambda: peer.frames[-1].width == 128)
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+async def test_a_chart_comes_back_in_its_colours_and_its_shape(
+    stage: Stage, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model gives every picture back as it was; the client sends with aiortc's own encoders."""
+    monkeypatch.setattr(fake, "restyle", lambda pixels, params, chunk: pixels)
+    async with client(codec=codec, picture=chart(240, 320)) as peer:
+        opened = await stage.service.open(await peer.offer(), {})
+        await peer.accept(opened.sdp)
+        await until(lambda: len(peer.frames) > 8)
+        assert {(frame.width, frame.height) for frame in peer.frames} == {(208, 272)}
+        params = opened.session.params
+        assert (params.width, params.height) == (208, 272)
+        off = errors(ToRgb()(peer.frames[-1]))
+        assert max(off.values()) < 6, off
+        peer.camera.picture = chart(320, 240)  # the phone is turned
+        await until(lambda: (peer.frames[-1].width, peer.frames[-1].height) == (272, 208))
+        seen = len(peer.frames)
+        await until(lambda: len(peer.frames) > seen + 8)
+        off = errors(ToRgb()(peer.frames[-1]))
+        assert max(off.values()) < 6, off
+
+
+async def test_one_side_that_is_asked_for_is_kept_and_what_cannot_be_is_refused(stage: Stage) -> None:
+    async with client(picture=chart(240, 320)) as peer:
+        sdp = await peer.offer()
+        for bad in ({"height": 200}, {"width": 63}, {"width": "wide"}, {"fit": "stretch"}):
+            with pytest.raises(ParamsError) as caught:
+                await stage.service.open(sdp, bad)
+            assert caught.value.field in bad
+        opened = await stage.service.open(sdp, {"height": 1920})  # too much beside the preset's own width, but upright
+        await peer.accept(opened.sdp)
+        assert (opened.session.params.width, opened.session.params.height) == (480, 1920)
+        await opened.session.update({"height": 128})
+        await until(lambda: peer.frames and (peer.frames[-1].width, peer.frames[-1].height) == (96, 128))
 
 
 async def test_a_killed_worker_is_survived(stage: Stage) -> None:

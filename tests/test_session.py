@@ -8,6 +8,7 @@ import pytest
 from streamgen import session as session_module
 from streamgen.core import Params
 from streamgen.errors import BusyError, ParamsError, SessionNotFoundError
+from streamgen.framing import SourceShape
 from streamgen.scheduler.stream import Ran, Submission
 from streamgen.session import MAX_FAILURES, MAX_UPDATES_WAITING, Session
 from streamgen.wire import Restarted, ServerMessage, StateChanged
@@ -154,6 +155,79 @@ async def test_a_new_size_begins_the_stream_anew() -> None:
     assert work.first
     assert work.params.width == 128
     assert await applied == 7
+
+
+def size(session: Session) -> tuple[int, int]:
+    return session.params.width, session.params.height
+
+
+async def test_what_the_client_left_open_follows_the_source() -> None:
+    clock, scheduler = ManualClock(), IdleScheduler()
+    session = make_session(scheduler, clock, params=Params(), asked=())
+    session.connected()
+    assert size(session) == (320, 192)
+    session.source_is((480, 640))
+    assert size(session) == (208, 272)
+    feed(session, clock, 4, *size(session))
+    work = run_chunk(session)
+    assert (work.first, work.params.width, work.params.height) == (True, 208, 272)
+
+
+async def test_a_camera_turned_in_mid_stream_begins_the_stream_anew_once() -> None:
+    clock, scheduler = ManualClock(), IdleScheduler()
+    session = make_session(scheduler, clock, params=Params(), asked=())
+    session.connected()
+    session.source_is((640, 384))
+    feed(session, clock, 4, 320, 192)
+    run_chunk(session)
+    for _ in range(SourceShape.SETTLED - 1):
+        session.source_is((384, 640))
+    assert (size(session), scheduler.forgotten) == ((320, 192), [])
+    session.source_is((384, 640))
+    assert (size(session), scheduler.forgotten) == ((192, 320), ["restart"])
+    feed(session, clock, 1, 320, 192)  # was on its way
+    assert session.stats().drops == {"restart": 1}
+    feed(session, clock, 4, 192, 320)
+    assert run_chunk(session).first
+    for _ in range(2 * SourceShape.SETTLED):
+        session.source_is((384, 640))
+    assert scheduler.forgotten == ["restart"]
+
+
+async def test_a_size_that_was_asked_for_stays_whatever_the_source_does() -> None:
+    scheduler = IdleScheduler()
+    session = make_session(scheduler)
+    session.connected()
+    session.source_is((480, 640))
+    for _ in range(2 * SourceShape.SETTLED):
+        session.source_is((1920, 400))
+    assert (size(session), scheduler.forgotten) == ((64, 64), [])
+
+
+async def test_one_side_that_was_asked_for_stays_and_the_other_follows() -> None:
+    session = make_session(params=Params(width=128, height=80), asked=("width",))
+    session.connected()
+    session.source_is((640, 640))
+    assert size(session) == (128, 128)
+
+
+async def test_a_side_given_later_stays_from_then_on() -> None:
+    session = make_session(params=Params(), asked=())
+    session.connected()
+    session.source_is((640, 640))
+    session.update({"prompt": "ink"})
+    assert size(session) == (240, 240)
+    session.update({"height": 128})
+    assert size(session) == (128, 128)
+    with pytest.raises(ParamsError, match="width"):
+        session.update({"width": 72})
+    for _ in range(SourceShape.SETTLED):
+        session.source_is((640, 320))
+    assert size(session) == (256, 128)
+    session.update({"width": 128, "height": 128})
+    for _ in range(SourceShape.SETTLED):
+        session.source_is((320, 640))
+    assert size(session) == (128, 128)
 
 
 async def test_pause_discards_and_resume_goes_on() -> None:

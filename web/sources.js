@@ -18,7 +18,17 @@ export class SourceError extends Error {
 }
 
 /**
- * Asks for a camera.
+ * The size that a picture of this shape gets to have about as many pixels as was wished for; even, as encoders need it.
+ * @param {{width: number, height: number}} shape @param {Wish} wish
+ */
+export function sizeLike({ width, height }, wish) {
+  const scale = Math.sqrt((wish.width * wish.height) / (width * height));
+  const even = (/** @type {number} */ side) => Math.max(2, 2 * Math.round((side * scale) / 2));
+  return { width: even(width), height: even(height) };
+}
+
+/**
+ * Asks for a camera. The wished size is a hint at the resolution: the picture comes in the camera's own shape, uncropped.
  * @param {MediaDevices | undefined} devices absent where the page did not come over https or from localhost
  * @param {Wish} wish @param {string} [deviceId] @returns {Promise<Source>}
  * @throws {DOMException | SourceError} as getUserMedia does
@@ -30,6 +40,8 @@ export async function openCamera(devices, { width, height, fps }, deviceId) {
     video: {
       width: { ideal: width },
       height: { ideal: height },
+      // @ts-ignore the compiler does not know it; without it Chromium cuts the picture to exactly the wished shape
+      resizeMode: "none",
       frameRate: { ideal: Math.min(30, Math.max(16, fps)), max: 30 },
       ...(deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "user" }),
     },
@@ -47,7 +59,7 @@ export async function listCameras(devices) {
 }
 
 /**
- * Plays a file from disk in a loop, cropped to the wished shape. It never leaves the browser as a file.
+ * Plays a file from disk in a loop, in its own shape. It never leaves the browser as a file.
  * @param {File} file @param {Wish} wish @returns {Promise<Source>}
  * @throws {SourceError} bad-file
  */
@@ -62,7 +74,9 @@ export async function openFile(file, wish) {
     URL.revokeObjectURL(url);
     throw new SourceError("bad-file", `${file.name} does not play`);
   }
-  const painted = paint("file", file.name, wish, (context) => drawCovering(context, video));
+  const size = sizeLike({ width: video.videoWidth, height: video.videoHeight }, wish);
+  const draw = (/** @type {CanvasRenderingContext2D} */ context) => context.drawImage(video, 0, 0, size.width, size.height);
+  const painted = paint("file", file.name, { ...wish, ...size }, draw);
   return { ...painted, stop: () => {
     painted.stop();
     video.pause();
@@ -94,12 +108,4 @@ function paint(kind, label, { width, height, fps }, draw) {
     clearInterval(timer);
     stream.getTracks().forEach((track) => track.stop());
   } };
-}
-
-/** Fills the canvas with the video's middle, without distorting it. @param {CanvasRenderingContext2D} context @param {HTMLVideoElement} video */
-function drawCovering(context, video) {
-  const { width, height } = context.canvas;
-  const scale = Math.max(width / video.videoWidth, height / video.videoHeight);
-  const [w, h] = [video.videoWidth * scale, video.videoHeight * scale];
-  context.drawImage(video, (width - w) / 2, (height - h) / 2, w, h);
 }

@@ -10,11 +10,12 @@
 
 /**
  * @typedef {{prompt?: string, negative_prompt?: string, steps?: number, noise?: number, seed?: number, width?: number,
- *   height?: number, fps?: number, slo_ms?: number, max_kbps?: number, stamp?: boolean}} Params
+ *   height?: number, fit?: "cover" | "contain", fps?: number, slo_ms?: number, max_kbps?: number, stamp?: boolean}} Params
+ *   Without width and height the result has the shape of the source; with one of them the other follows
  * @typedef {{fps_in: number, fps_out: number, latency_ms: {p50: number, p95: number, max: number}, frames_in: number,
  *   frames_out: number, deadline_misses: number, drops: Record<string, number>, plan: Record<string, unknown>,
  *   state: string}} Stats
- * @typedef {{type?: string, default?: any, minimum?: number, maximum?: number, maxLength?: number}} ParamSchema
+ * @typedef {{type?: string, default?: any, minimum?: number, maximum?: number, maxLength?: number, enum?: string[]}} ParamSchema
  * @typedef {{name: string, title: string, loaded: boolean, native_fps: number, width: number, height: number,
  *   params: {properties: Record<string, ParamSchema>}, styles: {name: string, prompt: string}[]}} Preset
  * @typedef {"connecting" | "warming" | "live" | "paused" | "reconnecting" | "closed"} SessionState
@@ -170,6 +171,17 @@ export class StreamgenClient {
   }
 }
 
+/**
+ * H264 says what its colours mean and VP8 cannot: Chromium sends what a page draws by another matrix, in another range than
+ * what a camera sees, and in VP8 that comes out 47 levels of 255 off. Where there is no H264, all stays as it was.
+ * @param {RTCRtpTransceiver} transceiver
+ */
+function preferH264(transceiver) {
+  const codecs = globalThis.RTCRtpReceiver?.getCapabilities?.("video")?.codecs ?? [];
+  const [first, others] = [true, false].map((wanted) => codecs.filter(({ mimeType }) => /h264$/i.test(mimeType) === wanted));
+  if (first.length) transceiver.setCodecPreferences?.([...first, ...others]);
+}
+
 /** One peer connection with its control channel and its id on the service. Lives once; a lost one is replaced. */
 class Connection {
   /** @param {StreamgenClient} client @param {MediaStream} source */
@@ -179,7 +191,9 @@ class Connection {
     this.client = client;
     this.peer = new client.RTCPeerConnection({ iceServers: client.iceServers });
     this.channel = this.peer.createDataChannel(CHANNEL);
-    this.sender = this.peer.addTransceiver(track, { direction: "sendrecv", streams: [source] }).sender;
+    const transceiver = this.peer.addTransceiver(track, { direction: "sendrecv", streams: [source] });
+    preferH264(transceiver);
+    this.sender = transceiver.sender;
     /** @type {string | undefined} */
     this.id = undefined;
     /** @type {string[]} Messages that wait for the channel to open. */
@@ -301,6 +315,7 @@ class Connection {
 export class StreamgenSession extends EventTarget {
   /** @type {StreamgenClient} */ #client;
   /** @type {MediaStream} */ #source;
+  /** @type {Params} What was asked for, now or by updates; a new connection asks for the same, and for no more. */ #asked;
   /** @type {Params} */ #params;
   /** @type {Connection | undefined} */ #connection;
   /** @type {Map<number, {params: Params, resolve: (value: {frame: number}) => void, reject: (error: Error) => void}>} */
@@ -315,6 +330,7 @@ export class StreamgenSession extends EventTarget {
     super();
     this.#client = client;
     this.#source = source;
+    this.#asked = { ...params };
     this.#params = { ...params };
     /** The results. Stays the same object over reconnects. */
     this.stream = new client.MediaStream();
@@ -334,7 +350,10 @@ export class StreamgenSession extends EventTarget {
   /** The id on the service; changes where a reconnect comes too late for the session. */
   get id() { return this.#connection?.id; }
 
-  /** Parameters that hold now, as the service confirmed them. */
+  /**
+   * Parameters that hold now, as the service confirmed them. A width or height that was not asked for is the one from
+   * before the first frame: the result's `videoWidth` and `videoHeight` tell what it is, and it may change with the source.
+   */
   get params() { return { ...this.#params }; }
 
   /** The RTCPeerConnection in use, for its getStats(). */
@@ -412,8 +431,8 @@ export class StreamgenSession extends EventTarget {
     });
     this.#connection = connection;
     try {
-      const reply = await connection.open(this.#params, signal, before);
-      this.#params = { ...this.#params, ...reply.params };
+      const reply = await connection.open(this.#asked, signal, before);
+      this.#params = { ...this.#asked, ...reply.params };
     } catch (error) {
       if (before === undefined || connection.id !== before) await connection.close();
       else connection.leave();
@@ -465,6 +484,7 @@ export class StreamgenSession extends EventTarget {
       this.#emit("rejected", { seq, error });
       update.reject(error);
     } else {
+      this.#asked = { ...this.#asked, ...update.params };
       this.#params = { ...this.#params, ...update.params };
       this.#emit("applied", { seq, frame });
       update.resolve({ frame });

@@ -47,6 +47,17 @@ export class View {
     /** @type {ReturnType<typeof setTimeout> | undefined} */ this.feedbackTimer = undefined;
     this.fpsCurve = new History(CURVE_SECONDS);
     this.latencyCurve = new History(CURVE_SECONDS);
+    for (const video of [this.source, this.result]) {
+      video.addEventListener("resize", () => this.#showShape(video.videoWidth, video.videoHeight));
+    }
+  }
+
+  /** Both panels take the shape of the picture; an upright one would not fit the page, and stands whole in a square. */
+  #showShape(/** @type {number} */ width, /** @type {number} */ height) {
+    if (!width || !height) return;
+    const upright = height > width;
+    document.documentElement.style.setProperty("--aspect", upright ? "1" : `${width} / ${height}`);
+    for (const id of ["source-view", "result-view"]) element(id).classList.toggle("whole", upright);
   }
 
   /** @param {State} state @param {number} now ms */

@@ -24,7 +24,7 @@ class Answer:
     state: str
     params: dict[str, object]
     frame_size: tuple[int, int]
-    """(width, height) of the result in pixels."""
+    """(width, height) of the result in pixels, until the first frame tells the source's shape; see Session."""
 
 
 class Api:

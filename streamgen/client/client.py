@@ -62,8 +62,9 @@ class Client:
         buffer: results kept for a slow reader; the newest win.
         tail_s: `frames` ends when the source has ended and no result came for this long.
         reconnect_s: a lost connection is tried to be made anew for this long; the session goes on where it was.
-        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, slo_ms, max_kbps,
-            stamp.
+        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, max_kbps,
+            stamp. Without width and height the results have the shape of the source; with one of them the other
+            follows. Where both are given, fit says whether the source covers them ("cover") or is whole ("contain").
 
         Raises MediaFileError for a file that is no video, ServiceError where the service refuses, ConnectError where
         it cannot be reached or the media connection does not come up.

@@ -12,11 +12,9 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamError
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 
 from streamgen.client.api import Answer, Api
 from streamgen.client.control import Control
@@ -24,6 +22,7 @@ from streamgen.client.events import Closing, Event, StateChanged, Stats
 from streamgen.client.mailbox import Mailbox
 from streamgen.client.peer import Peer
 from streamgen.client.sources import Pixels, Source, SourceTrack
+from streamgen.colours import ToRgb
 from streamgen.errors import ConnectError, ServiceError, StreamgenError
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,10 @@ class Session:
     ) -> None:
         self.id = answer.id
         self.params: dict[str, object] = dict(answer.params)
+        """As the service confirmed them. Of width and height only those that were asked for are sure to stay."""
         self.frame_size = answer.frame_size
+        """(width, height) of the newest result in pixels. It follows the shape of the source where width or height was
+        not asked for, so that it may change with the first frame and when a camera is turned."""
         self.state = answer.state
         self.stats: Stats | None = None
         self.received = 0
@@ -96,7 +98,7 @@ class Session:
         self._control = Control(peer.channel, self._take_event, self._take_stats)
         self._results: Mailbox[tuple[VideoFrame, float]] = Mailbox(options.buffer)
         self._events: Mailbox[Event] = Mailbox(EVENTS_KEPT)
-        self._reformatter = VideoReformatter()  # kept: building one for every frame costs five times the conversion
+        self._to_rgb = ToRgb()
         self._error: StreamgenError | Exception | None = None
         self._tail: asyncio.TimerHandle | None = None
         self._drain: asyncio.Task[None] | None = None
@@ -160,7 +162,7 @@ class Session:
         """
         while (item := await self._results.take()) is not None:
             picture, received = item
-            yield Frame(self._pixels(picture), picture.pts or 0, picture.time_base or VIDEO_TIME_BASE, received)
+            yield Frame(self._to_rgb(picture), picture.pts or 0, picture.time_base or VIDEO_TIME_BASE, received)
         if self._error is not None:
             raise self._error
 
@@ -217,13 +219,10 @@ class Session:
                 return
             if isinstance(picture, VideoFrame):
                 self.received += 1
+                self.frame_size = picture.width, picture.height
                 self._results.put((picture, time.monotonic()))
                 if self._tail is not None:
                     self._source_ended()
-
-    def _pixels(self, picture: VideoFrame) -> Pixels:
-        pixels = self._reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
-        return np.asarray(pixels, dtype=np.uint8)
 
     def _take_event(self, event: Event) -> None:
         match event:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import av
-from av.video.reformatter import VideoReformatter
 
+from streamgen.colours import ToYuv
 from streamgen.core import Clock, Frame
 from streamgen.encoders import live_encoder
 from streamgen.rtc.encoding import Encoding, Seat
@@ -32,7 +32,7 @@ class Broadcast:
         self._session = session
         self._clock = clock
         self._pacer = Pacer()
-        self._reformatter = VideoReformatter()
+        self._to_yuv = ToYuv()
         self._encodings: dict[str, Encoding] = {}
         self._last: tuple[Frame, float] | None = None
         self.delay = 0.0
@@ -110,8 +110,7 @@ class Broadcast:
         return await asyncio.get_running_loop().run_in_executor(None, self._converted, frame, pts)
 
     def _converted(self, frame: Frame, pts: int) -> av.VideoFrame:
-        rgb = av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")
-        picture = self._reformatter.reformat(rgb, format="yuv420p", threads=1)
+        picture = self._to_yuv(av.VideoFrame.from_ndarray(frame.pixels, format="rgb24"))
         picture.pts = pts
         picture.time_base = frame.time_base
         return picture

@@ -95,8 +95,11 @@ class Intake:
             arrival, self._newest = self._newest, None
             if arrival is None:
                 continue
+            picture = arrival.picture
+            self._session.source_is((picture.width, picture.height))
             params = self._session.params
-            scaled = loop.run_in_executor(None, self._scaler, arrival.picture, params.width, params.height)
+            whole = params.fit == "contain"
+            scaled = loop.run_in_executor(None, self._scaler, picture, params.width, params.height, whole)
             try:
                 pixels = await scaled
             except av.FFmpegError:

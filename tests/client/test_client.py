@@ -49,6 +49,7 @@ async def test_frames_go_out_and_come_back(service: EchoService):
         assert session.sent == 12
         assert 9 <= len(frames) <= 12  # the echo's own receiver keeps the last one back
         assert session.received == len(frames)
+        assert session.frame_size == (160, 96)  # not the 320x192 that the answer spoke of
         for frame in frames:
             assert frame.pixels.shape == (96, 160, 3)
             assert frame.pixels.dtype == np.uint8

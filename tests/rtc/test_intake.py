@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from streamgen.core import Frame, Params
 from streamgen.rtc.intake import Intake
 from streamgen.session import Session
 from tests.support.service import SMALL, ManualClock, make_session, settled
@@ -98,6 +99,52 @@ async def test_frames_are_scaled_to_the_parameters_of_now() -> None:
     session.update({"width": 128})
     await drain(session, camera, 4)
     assert {frame.pixels.shape for frame in session._inbox} == {(64, 128, 3)}
+
+
+async def test_what_was_not_asked_for_follows_the_camera() -> None:
+    session, camera = make_session(params=Params(), asked=()), Camera(4, size=(640, 480))
+    session.connected()
+    await drain(session, camera, 4)
+    assert {frame.pixels.shape for frame in session._inbox} == {(272, 208, 3)}
+    assert session.statistics.drops.get("restart") is None
+
+
+async def test_a_camera_that_is_turned_turns_the_result() -> None:
+    class Turned(Camera):
+        async def recv(self) -> av.VideoFrame:
+            await asyncio.sleep(0.01)  # each is scaled before the next comes
+            return await super().recv()
+
+        def picture(self, number: int) -> av.VideoFrame:
+            self._size = (480, 640) if number < 4 else (640, 480)
+            return super().picture(number)
+
+    session = make_session(params=Params(), asked=())
+    session.connected()
+    shapes = []
+    put = session.put
+
+    def noted(frame: Frame) -> None:
+        shapes.append(frame.pixels.shape[:2])
+        put(frame)
+
+    session.put = noted  # type: ignore[method-assign]
+    await drain(session, Turned(30), 30)
+    assert (shapes[0], shapes[-1]) == ((208, 272), (272, 208))
+    assert shapes == sorted(shapes)  # once, and not back
+    assert (session.params.width, session.params.height) == (208, 272)
+    session.close()
+    assert settled(session)
+
+
+async def test_the_whole_picture_is_kept_where_that_is_asked_for() -> None:
+    session, camera = connected_session(), Camera(4, size=(64, 128))
+    session.update({"fit": "contain"})
+    await drain(session, camera, 4)
+    for frame in session._inbox:
+        assert not frame.pixels[:16].any()
+        assert not frame.pixels[48:].any()
+        assert frame.pixels[16:48].min() > 90
 
 
 async def test_a_picture_that_cannot_be_scaled_is_dropped_and_the_next_is_taken() -> None:

@@ -65,3 +65,45 @@ def test_a_picture_too_small_to_crop_is_an_error_and_the_next_is_fine() -> None:
     with pytest.raises(av.FFmpegError):
         scaler(picture(np.zeros((2, 2, 3), np.uint8)), 1280, 720)
     assert scaler(picture(np.zeros((64, 64, 3), np.uint8)), 64, 64).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "inner"),
+    [
+        ((640, 480), (320, 192), (slice(0, 192), slice(32, 288))),
+        ((480, 640), (320, 192), (slice(0, 192), slice(88, 232))),
+        ((640, 200), (320, 192), (slice(46, 146), slice(0, 320))),
+        ((320, 192), (320, 192), (slice(0, 192), slice(0, 320))),
+    ],
+)
+def test_a_picture_that_is_kept_whole_lies_between_black_bars(
+    source: tuple[int, int], target: tuple[int, int], inner: tuple[slice, slice]
+) -> None:
+    result = Scaler()(picture(np.full((source[1], source[0], 3), 200, np.uint8)), *target, whole=True)
+    assert result.shape == (target[1], target[0], 3)
+    assert np.abs(result[inner].astype(int) - 200).max() <= 3
+    outside = np.ones(result.shape[:2], bool)
+    outside[inner] = False
+    assert not result[outside].any()
+
+
+def test_nothing_of_a_picture_that_is_kept_whole_is_cut_off() -> None:
+    source = np.full((480, 640, 3), 60, np.uint8)
+    source[:16], source[-16:], source[:, :16], source[:, -16:] = 220, 220, 220, 220
+    result = Scaler()(picture(source), 320, 192, whole=True)[:, 32:288]
+    for edge in (result[2], result[-3], result[:, 2], result[:, -3]):
+        assert edge.min() > 180
+    assert abs(int(result[96, 128, 0]) - 60) < 4
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 4096), (4096, 16)])
+def test_odd_shapes_that_are_kept_whole_cost_no_memory(width: int, height: int) -> None:
+    result = Scaler()(picture(np.full((height, width, 3), 200, np.uint8)), 1280, 720, whole=True)
+    assert result.shape == (720, 1280, 3)
+    assert result.any()
+
+
+def test_it_follows_a_change_of_fit() -> None:
+    scaler, source = Scaler(), picture(np.full((480, 640, 3), 200, np.uint8))
+    for whole in (False, True, False):
+        assert bool(scaler(source, 320, 192, whole=whole)[:, :8].any()) is not whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +13,7 @@ from streamgen.core import Frame, Params, PipelineSpec
 from streamgen.engine import ChunkDone, ChunkWork
 from streamgen.engine.streams import Streams
 from streamgen.errors import EngineError, WorkerDiedError
+from streamgen.framing import SIZES
 from streamgen.metrics import Metrics
 from streamgen.scheduler.stream import Stream
 from streamgen.session import Session
@@ -100,6 +101,7 @@ def make_session(
     params: Params = SMALL,
     messages: list[ServerMessage] | None = None,
     session_id: str = "s",
+    asked: Collection[str] = SIZES,
 ) -> Session:
     """A session that is not connected yet."""
     told: list[ServerMessage] = [] if messages is None else messages
@@ -111,6 +113,7 @@ def make_session(
         clock=clock or ManualClock(),
         metrics=Metrics(),
         notify=told.append,
+        asked=asked,
     )
 
 

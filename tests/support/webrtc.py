@@ -12,21 +12,25 @@ from typing import Any
 
 import av
 import numpy as np
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from numpy.typing import NDArray
 
 OFFLINE = RTCConfiguration(iceServers=[])
 
 
 class Camera(MediaStreamTrack):
-    """Grey frames at `fps`, each a little brighter than the one before."""
+    """Grey frames at `fps`, each a little brighter than the one before; or the same `picture` again and again."""
 
     kind = "video"
 
-    def __init__(self, fps: float = 30.0, width: int = 64, height: int = 64) -> None:
+    def __init__(
+        self, fps: float = 30.0, width: int = 64, height: int = 64, picture: NDArray[np.uint8] | None = None
+    ) -> None:
         super().__init__()
         self._fps = fps
         self._shape = (height, width, 3)
+        self.picture = picture
         self.given = 0
         self._began = time.monotonic()
         self.blocked = asyncio.Event()
@@ -36,7 +40,8 @@ class Camera(MediaStreamTrack):
             await asyncio.Event().wait()
         number = self.given
         await asyncio.sleep(max(0.0, self._began + number / self._fps - time.monotonic()))
-        frame = av.VideoFrame.from_ndarray(np.full(self._shape, 60 + number % 100, np.uint8), format="rgb24")
+        grey = np.full(self._shape, 60 + number % 100, np.uint8)
+        frame = av.VideoFrame.from_ndarray(grey if self.picture is None else self.picture, format="rgb24")
         frame.pts = round(number / self._fps * 90000)
         frame.time_base = Fraction(1, 90000)
         self.given += 1
@@ -70,9 +75,19 @@ class Microphone(MediaStreamTrack):
 class Client:
     """Offers, answers, and keeps what comes back."""
 
-    def __init__(self, *, audio: bool = False, tone: bool = False, split: bool = False, fps: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        audio: bool = False,
+        tone: bool = False,
+        split: bool = False,
+        fps: float = 30.0,
+        codec: str | None = None,
+        picture: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """`codec`, as H264, is the only one offered; `picture` is what the camera sees; `tone` has it send sound."""
         self.connection = RTCPeerConnection(OFFLINE)
-        self.camera = Camera(fps)
+        self.camera = Camera(fps, picture=picture)
         self.channel = self.connection.createDataChannel("control")
         self.channel.on("message", self._heard)
         self.messages: list[dict[str, Any]] = []
@@ -89,6 +104,10 @@ class Client:
             self.connection.addTransceiver("video", direction="recvonly")
         else:
             self.connection.addTransceiver(self.camera)
+        if codec is not None:
+            known = RTCRtpSender.getCapabilities("video").codecs
+            for transceiver in self.connection.getTransceivers():
+                transceiver.setCodecPreferences([one for one in known if one.mimeType == f"video/{codec}"])
 
     async def offer(self) -> str:
         await self.connection.setLocalDescription(await self.connection.createOffer())

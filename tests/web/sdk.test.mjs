@@ -183,7 +183,7 @@ test("where that has ended, another takes up its parameters, its stream and what
   await world.timers.pass(250);
   await settle();
   assert.equal(session.id, "s2");
-  assert.deepEqual(world.made("POST")[2].body.params, { fps: 16, slo_ms: 1000, prompt: "neon" });
+  assert.deepEqual(world.made("POST")[2].body.params, { prompt: "neon" });
   assert.deepEqual(world.peers[1].configuration.iceServers, [{ urls: "turn:t" }]);
   assert.deepEqual(world.peers[1].channel.sent, [{ type: "update", seq: 1, params: { steps: 3 } }, { type: "pause" }]);
   assert.equal(session.stream, stream);
@@ -191,6 +191,42 @@ test("where that has ended, another takes up its parameters, its stream and what
   world.peers[1].channel.hear({ type: "applied", seq: 1, frame: 0 });
   await update;
   assert.deepEqual(states(), ["reconnecting", "warming"]);
+});
+
+test("a new connection asks for what was asked for, and leaves the size to the source again", async () => {
+  const world = makeWorld();
+  const { usual } = world;
+  world.usual = (request) => {
+    const [status, body] = usual(request);
+    return [status, body?.params ? { ...body, params: { width: 320, height: 192, ...body.params } } : body];
+  };
+  const { session } = await opened(world);
+  assert.deepEqual([session.params.width, session.params.height], [320, 192]);
+  const update = session.update({ noise: 0.3 });
+  world.peers[0].channel.hear({ type: "applied", seq: 1, frame: 8 });
+  await update;
+  world.forgets = true;
+  world.peers[0].become("failed");
+  await world.timers.pass(250);
+  await settle();
+  assert.deepEqual(world.made("POST")[2].body.params, { prompt: "neon", noise: 0.3 });
+});
+
+test("H264, which says what its colours mean, is asked for before the others", async () => {
+  const codecs = ["video/VP8", "video/rtx", "video/H264", "video/H264", "video/AV1"].map((mimeType, id) => ({ mimeType, id }));
+  const world = makeWorld();
+  world.onTransceiver = (transceiver) => {
+    transceiver.setCodecPreferences = (wanted) => { transceiver.codecs = wanted.map(({ id }) => id); };
+  };
+  for (const [known, wanted] of [[codecs, [2, 3, 0, 1, 4]], [codecs.slice(0, 2), undefined]]) {
+    globalThis.RTCRtpReceiver = { getCapabilities: () => ({ codecs: known }) };
+    try {
+      await opened(world);
+    } finally {
+      delete globalThis.RTCRtpReceiver;
+    }
+    assert.deepEqual(world.peers.at(-1).transceiver.codecs, wanted);
+  }
 });
 
 test("a short disconnection is waited out, a long one is a loss", async () => {
