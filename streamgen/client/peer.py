@@ -10,6 +10,7 @@ from aiortc import (
     RTCConfiguration,
     RTCIceServer,
     RTCPeerConnection,
+    RTCRtpSender,
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
@@ -19,6 +20,8 @@ from streamgen.encoders import encode_live
 from streamgen.errors import ConnectError
 from streamgen.feedback import limit_key_frames, limit_retransmissions
 from streamgen.recovery import recover_losses
+
+CODECS = ("h264", "vp8")
 
 FPS = 30.0
 """Frames a second that a source is taken to have at most."""
@@ -34,17 +37,29 @@ class Peer:
     """Sends `track`; what comes back is handed to `on_track`. `on_lost(error)` is called once if the connection ends
     by itself after it was up. `losses` counts what the network lost of it; None where this aiortc cannot tell."""
 
-    def __init__(self, track: MediaStreamTrack, ice_servers: Sequence[str]) -> None:
+    def __init__(self, track: MediaStreamTrack, ice_servers: Sequence[str], codec: str = "") -> None:
+        """`codec`, one of CODECS, is offered alone; all are where it is empty. Raises ConnectError for another."""
+        if codec and codec not in CODECS:
+            raise ConnectError(f"codec must be one of {', '.join(CODECS)}, not {codec!r}")
         # Without a list of its own aiortc asks a public STUN server, and waits 5 s where that cannot be reached.
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in ice_servers]))
         self.channel = self._pc.createDataChannel(CHANNEL)
         self._transceiver = self._pc.addTransceiver(track, direction="sendrecv")
+        if codec:
+            self._transceiver.setCodecPreferences(
+                [it for it in RTCRtpSender.getCapabilities("video").codecs if it.mimeType.lower() == f"video/{codec}"]
+            )
         self.losses = recover_losses(self._transceiver.receiver)
         limit_key_frames(self._transceiver.sender)
         limit_retransmissions(self._transceiver.sender)
         self._changed = asyncio.Event()
         self._pc.on("connectionstatechange", self._changed.set)
         self.channel.on("open", self._changed.set)
+
+    @property
+    def rtc(self) -> RTCPeerConnection:
+        """The connection itself."""
+        return self._pc
 
     async def offer(self) -> str:
         """SDP with all candidates. Raises ConnectError on a machine without any network address."""
