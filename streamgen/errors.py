@@ -38,6 +38,12 @@ class OfferError(StreamgenError):
     code = "bad_offer"
 
 
+class IceRestartError(StreamgenError):
+    """A connection could not move to new network addresses; it stays on those it has."""
+
+    code = "ice_restart_failed"
+
+
 class UnauthorizedError(StreamgenError):
     """The request carries no valid token."""
 

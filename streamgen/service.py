@@ -12,6 +12,7 @@ from typing import Protocol
 from streamgen.config import Config
 from streamgen.core import Clock, Params, PipelineSpec
 from streamgen.errors import BusyError, SessionNotFoundError
+from streamgen.ice import IceSettings
 from streamgen.metrics import Metrics
 from streamgen.rtc.control import Outgoing
 from streamgen.rtc.offer import Offer
@@ -197,6 +198,7 @@ class Service:
             outgoing,
             self._clock,
             ice_servers=self._config.ice_servers,
+            ice=IceSettings(ports=self._config.udp_ports, loopback=self._config.loopback),
             connect_timeout_s=self._config.connect_timeout_s,
             idle_timeout_s=self._config.idle_timeout_s,
         )

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 
 from aiortc import (
     MediaStreamTrack,
-    RTCConfiguration,
     RTCIceServer,
-    RTCPeerConnection,
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
@@ -17,6 +15,7 @@ from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationEr
 from streamgen.client.control import CHANNEL
 from streamgen.encoders import encode_live
 from streamgen.errors import ConnectError
+from streamgen.ice import IceSettings, PeerConnection
 from streamgen.jitter import release_on_marker
 
 FPS = 30.0
@@ -33,9 +32,10 @@ class Peer:
     """Sends `track`; what comes back is handed to `on_track`. `on_lost(error)` is called once if the connection ends
     by itself after it was up."""
 
-    def __init__(self, track: MediaStreamTrack, ice_servers: Sequence[str]) -> None:
-        # Without a list of its own aiortc asks a public STUN server, and waits 5 s where that cannot be reached.
-        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in ice_servers]))
+    def __init__(self, track: MediaStreamTrack, ice_servers: Sequence[str], *, loopback: bool = False) -> None:
+        """`loopback`: whether the service is on this machine, so that loopback addresses are of use."""
+        servers = [RTCIceServer(urls=url) for url in ice_servers]
+        self._pc = PeerConnection(servers, IceSettings(loopback=loopback))
         self.channel = self._pc.createDataChannel(CHANNEL)
         self._transceiver = self._pc.addTransceiver(track, direction="sendrecv")
         release_on_marker(self._transceiver.receiver)
@@ -44,11 +44,11 @@ class Peer:
         self.channel.on("open", self._changed.set)
 
     async def offer(self) -> str:
-        """SDP with all candidates. Raises ConnectError on a machine without any network address."""
+        """SDP with all candidates. Raises ConnectError where no socket can be opened on any address."""
         await self._pc.setLocalDescription(await self._pc.createOffer())
         sdp = self._pc.localDescription.sdp
         if "a=candidate:" not in sdp:
-            raise ConnectError("this machine has no network address besides loopback, and WebRTC needs one")
+            raise ConnectError("no UDP socket can be opened on any address of this machine, not even loopback")
         return sdp
 
     async def accept(self, sdp: str) -> MediaStreamTrack:

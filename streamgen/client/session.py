@@ -100,7 +100,7 @@ class Session:
     async def connect(cls, api: Api, source: Source, params: Mapping[str, object], options: Options) -> Session:
         """An open session. Raises ConnectError, ServiceError; `source` is closed then."""
         track = SourceTrack(source)
-        peer = Peer(track, options.ice_servers)
+        peer = Peer(track, options.ice_servers, loopback=api.on_loopback)
         answer: Answer | None = None
         try:
             answer = await api.create(await peer.offer(), params)

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from aiortc import RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCDataChannel, RTCIceServer, RTCSessionDescription
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 from aiortc.mediastreams import MediaStreamTrack
 
 from streamgen.core import Clock
 from streamgen.encoders import encode_live
 from streamgen.errors import OfferError
+from streamgen.ice import IceSettings, PeerConnection
 from streamgen.jitter import release_on_marker
 from streamgen.rtc.control import Control, Outgoing
 from streamgen.rtc.hints import with_bitrates
@@ -52,6 +53,7 @@ class Peer:
         clock: Clock,
         *,
         ice_servers: Sequence[str],
+        ice: IceSettings,
         connect_timeout_s: float,
         idle_timeout_s: float,
     ) -> None:
@@ -63,9 +65,7 @@ class Peer:
         self._control = Control(session, outgoing)
         self._output = OutputTrack(session, clock)
         self._tasks: set[asyncio.Task[None]] = set()
-        # Without an explicit list aiortc asks a public STUN server, and waits for it.
-        servers = [RTCIceServer(urls=url) for url in ice_servers]
-        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self._connection = PeerConnection([RTCIceServer(urls=url) for url in ice_servers], ice)
         self._connection.on("connectionstatechange", self._connection_changed)
         self._connection.on("datachannel", self._channel_opened)
 
