@@ -8,17 +8,22 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from aioice import Connection, ice
+from aiortc.rtcicetransport import candidate_to_aioice
+from aiortc.sdp import SessionDescription
 
 from pipelines.fake import FakePipeline, Fault
 from streamgen.clock import MonotonicClock
 from streamgen.config import Config
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
+from streamgen.ice.sockets import bind
 from streamgen.metrics import Metrics
 from streamgen.scheduler.cost import CostModel
 from streamgen.scheduler.loop import Loop
 from streamgen.scheduler.policy import Limits
 from streamgen.service import PresetInfo, Service
 from tests.support.service import SMALL, InlineEngine, settled
+from tests.support.sockets import no_sockets_left
 from tests.support.webrtc import Client, client, no_leaks, until
 
 PARAMS: dict[str, object] = {"width": 64, "height": 64}
@@ -170,7 +175,7 @@ async def test_a_client_that_falls_silent_is_closed(stages: list[Stage]) -> None
 
 async def test_an_offer_that_never_connects_is_closed(stages: list[Stage], caplog: pytest.LogCaptureFixture) -> None:
     stages.append(stage := Stage(connect_timeout_s=0.5, max_sessions=1))
-    async with no_leaks(), client() as peer:
+    async with no_leaks(), no_sockets_left(), client() as peer:
         sdp = re.sub(r"a=candidate.*\r\n", "", await peer.offer())
         session = (await stage.service.open(sdp, PARAMS)).session
         with pytest.raises(BusyError, match="all 1 places"):
@@ -178,6 +183,43 @@ async def test_an_offer_that_never_connects_is_closed(stages: list[Stage], caplo
         await until(lambda: session.state == "closed")
         assert session.end_reason == "the media connection did not come up"
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_client_that_connects_but_never_encrypts_is_closed(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(connect_timeout_s=0.5, loopback=True))
+    async with no_leaks(), no_sockets_left(), client() as peer:
+        mute = Connection(ice_controlling=True)  # ICE and nothing else
+        await mute.gather_candidates()
+        sdp = re.sub(r"a=candidate.*\r\n", "", await peer.offer())
+        sdp = re.sub(r"a=ice-ufrag:.*\r", f"a=ice-ufrag:{mute.local_username}\r", sdp)
+        sdp = re.sub(r"a=ice-pwd:.*\r", f"a=ice-pwd:{mute.local_password}\r", sdp)
+        opened = await stage.service.open(sdp, PARAMS)
+        service = SessionDescription.parse(opened.sdp).media[0]
+        mute.remote_username, mute.remote_password = service.ice.usernameFragment, service.ice.password
+        for candidate in service.ice_candidates:
+            await mute.add_remote_candidate(candidate_to_aioice(candidate))
+        await mute.connect()
+        await until(lambda: opened.session.state == "closed")
+        assert opened.session.end_reason == "the media connection did not come up"
+        await mute.close()
+
+
+async def test_media_keep_to_the_udp_ports_and_are_refused_without_one(stages: list[Stage]) -> None:
+    with bind("127.0.0.1", None) as taken:
+        port = taken.getsockname()[1]
+        stages.append(stage := Stage(udp_ports=(port, port), max_sessions=1))
+        async with no_leaks(), no_sockets_left(), client() as peer:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
+                with pytest.raises(BusyError, match=f"UDP ports {port}-{port} are all taken"):
+                    await stage.service.open(await peer.offer(), PARAMS)
+                taken.close()
+                opened = await stage.service.open(peer.connection.localDescription.sdp, PARAMS)
+            media = SessionDescription.parse(opened.sdp).media
+            assert {(c.ip, c.port) for section in media for c in section.ice_candidates} == {("127.0.0.1", port)}
+            await peer.accept(opened.sdp)
+            await until(lambda: peer.frames)
+            await stage.service.close(opened.session.id, "enough")
 
 
 async def test_audio_beside_video_is_declined(stage: Stage) -> None:
