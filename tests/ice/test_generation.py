@@ -208,6 +208,21 @@ async def test_a_peer_that_is_gone_is_noticed_and_one_that_is_there_is_not(singl
         assert lost == [one]
 
 
+async def test_the_other_side_s_checks_show_that_it_is_there(single: None) -> None:
+    lost: list[Generation] = []
+    listening = IceSettings(check_interval_s=100.0, silence_s=0.5, consent_s=100.0)
+    checking = IceSettings(check_interval_s=0.02)
+    one, other = (
+        Generation(settings, (), lambda _: None, lost.append, controlling=settings is listening)
+        for settings in (listening, checking)
+    )
+    await connected(one, other)
+    await asyncio.sleep(1.0)  # twice the silence that would be too long
+    assert lost == []
+    await one.close()
+    await other.close()
+
+
 async def test_a_broken_socket_is_noticed_at_once(single: None) -> None:
     lost: list[Generation] = []
     one, other = (
