@@ -111,7 +111,7 @@ class Session:
     async def connect(cls, api: Api, source: Source, params: Mapping[str, object], options: Options) -> Session:
         """An open session. Raises ConnectError, ServiceError; `source` is closed then."""
         track = SourceTrack(source)
-        peer = Peer(track.lend(), options.ice_servers, options.codec)
+        peer = _peer(api, track, options)
         answer: Answer | None = None
         try:
             answer = await api.create(await peer.offer(), params)
@@ -283,7 +283,7 @@ class Session:
         await self._peer.close()
         if self._drain is not None:
             await asyncio.wait([self._drain])
-        peer = self._peer = Peer(self._track.lend(), self._options.ice_servers, self._options.codec)
+        peer = self._peer = _peer(self._api, self._track, self._options)
         try:
             answer = await self._api.resume(self.id, await peer.offer())
             self._control.use(peer.channel)
@@ -321,6 +321,10 @@ class Session:
             await asyncio.wait([self._drain])
         self._results.close()
         self._events.close()
+
+
+def _peer(api: Api, track: SourceTrack, options: Options) -> Peer:
+    return Peer(track.lend(), options.ice_servers, options.codec, loopback=api.on_loopback)
 
 
 async def _release(api: Api, peer: Peer, session: str | None) -> None:
