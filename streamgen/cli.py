@@ -129,10 +129,25 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         metavar="SECRET",
         help="make credentials for turn: servers from this shared secret (default: $STREAMGEN_TURN_SECRET)",
     )
+    add(
+        "--udp-ports",
+        type=_port_range,
+        default=_DEFAULTS["udp_ports"],
+        metavar="FIRST-LAST",
+        help="UDP ports for media, such as 50000-50100 (default: any)",
+    )
+    add("--loopback", action="store_true", help="offer 127.0.0.1 and ::1 for media too, to clients on this machine")
     for name, what in _TIMEOUTS.items():
         flag = f"--{name.replace('_', '-')}"
         add(flag, type=float, default=_DEFAULTS[name], metavar="S", help=f"{what} (default: %(default)s)")
     add("-v", "--verbose", action="store_true", help="log what happens, not only what goes wrong")
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of ports such as 50000-50100")
+    return int(first), int(last)
 
 
 _TIMEOUTS = {
@@ -155,6 +170,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         allowed_origins=tuple(arguments.allowed_origins),
         ice_servers=tuple(arguments.ice_servers),
         turn_secret=arguments.turn_secret,
+        udp_ports=arguments.udp_ports,
+        loopback=arguments.loopback,
         connect_timeout_s=arguments.connect_timeout_s,
         idle_timeout_s=arguments.idle_timeout_s,
         grace_s=arguments.grace_s,

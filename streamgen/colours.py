@@ -53,7 +53,8 @@ def settle(picture: VideoFrame) -> None:
 class ToYuv:
     """Pictures of any format as the encoders take them: 4:2:0, BT.601, limited range. Not for two threads at once.
 
-    Kept, as making the converters takes five times as long as converting one picture.
+    Kept, as making the converters takes five times as long as converting one picture. On one thread: others that libav
+    would start are not worth their while at these sizes, and stay until the garbage collector comes by.
     """
 
     def __init__(self) -> None:

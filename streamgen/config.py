@@ -27,6 +27,10 @@ class Config:
     """STUN/TURN URLs handed to clients and used by the service."""
     turn_secret: str | None = None
     """Secret shared with the TURN servers, from which each client's credentials are made."""
+    udp_ports: tuple[int, int] | None = None
+    """First and last UDP port for media; any where None."""
+    loopback: bool = False
+    """Whether this machine's loopback addresses are offered for media too."""
     connect_timeout_s: float = 15.0
     """An offer whose media connection is not up by then is closed."""
     idle_timeout_s: float = 15.0
@@ -58,6 +62,11 @@ class Config:
             _require(getattr(self, name) > 0, name.replace("_", "-"), "must be above 0")
         for url in self.ice_servers:
             _require(url.startswith(("stun:", "turn:", "turns:")), "ice-server", f"{url!r} is no stun: or turn: URL")
+        if self.udp_ports is not None:
+            first, last = self.udp_ports
+            _require(1024 <= first <= last <= 65535, "udp-ports", "must be FIRST-LAST, from 1024 to 65535")
+            enough = last - first + 1 >= self.max_sessions
+            _require(enough, "udp-ports", f"must be as many as --max-sessions ({self.max_sessions}) at least")
 
 
 def _require(holds: bool, name: str, problem: str) -> None:

@@ -38,6 +38,12 @@ class OfferError(StreamgenError):
     code = "bad_offer"
 
 
+class IceRestartError(StreamgenError):
+    """A connection could not move to new network addresses; it stays on those it has."""
+
+    code = "ice_restart_failed"
+
+
 class UnauthorizedError(StreamgenError):
     """The request carries no valid token."""
 
@@ -70,12 +76,6 @@ class NameTakenError(BusyError):
     """Another session is published under this name."""
 
     code = "name_taken"
-
-
-class RestartError(StreamgenError):
-    """ICE could not be restarted; the connection stays as it was."""
-
-    code = "restart_failed"
 
 
 class EngineError(StreamgenError):

@@ -13,6 +13,7 @@ from streamgen.config import Config
 from streamgen.core import Clock, Params, PipelineSpec
 from streamgen.errors import BusyError, NameTakenError, NotLiveError, SessionNotFoundError
 from streamgen.framing import SIZES, framed
+from streamgen.ice import IceSettings
 from streamgen.metrics import Metrics
 from streamgen.place import Place
 from streamgen.rtc.connection import Connection
@@ -238,7 +239,9 @@ class Service:
             logger.info("session %s… ended: %s", session.id[:6], session.end_reason)
 
     def _connection(self) -> Connection:
-        return Connection(self._ice.servers_for("streamgen"), self._config.connect_timeout_s)
+        config = self._config
+        ice = IceSettings(ports=config.udp_ports, loopback=config.loopback)
+        return Connection(self._ice.servers_for("streamgen"), ice, config.connect_timeout_s)
 
     def _watched_by(self, viewer_id: str) -> Place | None:
         return next((place for place in self._places.values() if viewer_id in place.viewers), None)

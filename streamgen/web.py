@@ -20,11 +20,11 @@ from streamgen import __version__
 from streamgen.errors import (
     BusyError,
     EngineError,
+    IceRestartError,
     NameTakenError,
     NotLiveError,
     OfferError,
     ParamsError,
-    RestartError,
     SessionNotFoundError,
     StreamgenError,
 )
@@ -39,7 +39,7 @@ STATUSES: Mapping[type[StreamgenError], int] = {
     ParamsError: 422,
     OfferError: 400,
     SessionNotFoundError: 404,
-    RestartError: 422,
+    IceRestartError: 422,
     NotLiveError: 409,
     NameTakenError: 409,
     BusyError: 503,

@@ -35,7 +35,7 @@ class IceSession(Protocol):
     async def patch(self, fragment: str) -> str | None:
         """Takes trickled candidates; or restarts ICE, and gives the fragment that answers.
 
-        Raises OfferError for what is no fragment, RestartError where a restart does not come about.
+        Raises OfferError for what is no fragment, IceRestartError where a restart does not come about.
         """
         ...
 

@@ -39,7 +39,7 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
     words = (
         "serve --preset tiny --host 0.0.0.0 --port 9000 --device cpu --threads 2 --max-sessions 7 --token secret"
         " --allow-origin https://a.example --allow-origin https://b.example --ice-server stun:s.example"
-        " --turn-secret shared"
+        " --turn-secret shared --udp-ports 50000-50100 --loopback"
         " --connect-timeout-s 1 --idle-timeout-s 2 --grace-s 5 --max-viewers 6 --job-timeout-s 3 --start-timeout-s 4"
     )
     assert run(capsys, *words.split())[0] == 0
@@ -54,6 +54,8 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
             ("https://a.example", "https://b.example"),
             ("stun:s.example",),
             "shared",
+            (50000, 50100),
+            True,
             1.0,
             2.0,
             5.0,
@@ -88,6 +90,9 @@ def test_an_open_service_on_an_open_address_is_pointed_out(
         (("serve", "--port", "99999"), "--port must be from 0 to 65535"),
         (("serve", "--max-sessions", "0"), "--max-sessions"),
         (("serve", "--ice-server", "http://x"), "--ice-server"),
+        (("serve", "--udp-ports", "50000"), "50000-50100"),
+        (("serve", "--udp-ports", "-1-5"), "--udp-ports"),
+        (("serve", "--udp-ports", "50100-50000"), "--udp-ports must be FIRST-LAST"),
         (("serve", "--job-timeout-s", "0"), "--job-timeout-s"),
         (("models",), "COMMAND"),
     ],

@@ -19,6 +19,10 @@ from streamgen.errors import ConfigError
         ({"connect_timeout_s": 0.0}, "--connect-timeout-s"),
         ({"job_timeout_s": -1.0}, "--job-timeout-s"),
         ({"ice_servers": ("stun:a", "example.org")}, "--ice-server"),
+        ({"udp_ports": (80, 50000)}, "--udp-ports must be FIRST-LAST"),
+        ({"udp_ports": (50001, 50000)}, "--udp-ports must be FIRST-LAST"),
+        ({"udp_ports": (50000, 65536)}, "--udp-ports must be FIRST-LAST"),
+        ({"udp_ports": (50000, 50002), "max_sessions": 4}, r"--udp-ports must be as many as --max-sessions \(4\)"),
     ],
 )
 def test_what_cannot_work_is_named(settings: dict[str, Any], flag: str) -> None:
@@ -28,3 +32,7 @@ def test_what_cannot_work_is_named(settings: dict[str, Any], flag: str) -> None:
 
 def test_defaults_work() -> None:
     assert Config().preset == "tiny"
+
+
+def test_a_port_for_every_session_is_enough() -> None:
+    assert Config(udp_ports=(50000, 50003), max_sessions=4).udp_ports == (50000, 50003)

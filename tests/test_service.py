@@ -7,13 +7,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from aioice import ice
+from aiortc.sdp import SessionDescription
 
 from pipelines import fake
 from streamgen.bench.link import Link, Quality
 from streamgen.colours import ToRgb
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
+from streamgen.ice.sockets import bind
 from tests.support.chart import chart, errors
 from tests.support.service import settled
+from tests.support.sockets import no_sockets_left
 from tests.support.stage import PARAMS, Stage
 from tests.support.webrtc import TONE_HZ, client, no_leaks, until
 
@@ -253,7 +257,7 @@ async def test_a_bad_offer_to_come_back_with_changes_nothing(stage: Stage) -> No
 
 async def test_an_offer_that_never_connects_is_closed(stages: list[Stage], caplog: pytest.LogCaptureFixture) -> None:
     stages.append(stage := Stage(connect_timeout_s=0.5, max_sessions=1))
-    async with no_leaks(), client() as peer:
+    async with no_leaks(), no_sockets_left(), client() as peer:
         sdp = re.sub(r"a=candidate.*\r\n", "", await peer.offer())
         session = (await stage.service.open(sdp, PARAMS)).session
         with pytest.raises(BusyError, match="all 1 places"):
@@ -275,6 +279,24 @@ async def test_sound_passes_by_the_model_to_the_client_and_to_who_watches(stage:
             spectrum = np.abs(np.fft.rfft(heard[::2]))  # stereo, one after the other
             assert abs(np.argmax(spectrum) * 48000 / len(heard[::2]) - TONE_HZ) < 5
         await stage.service.close(session_id, "enough")
+
+
+async def test_media_keep_to_the_udp_ports_and_are_refused_without_one(stages: list[Stage]) -> None:
+    with bind("127.0.0.1", None) as taken:
+        port = taken.getsockname()[1]
+        stages.append(stage := Stage(udp_ports=(port, port), max_sessions=1))
+        async with no_leaks(), no_sockets_left(), client() as peer:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
+                with pytest.raises(BusyError, match=f"UDP ports {port}-{port} are all taken"):
+                    await stage.service.open(await peer.offer(), PARAMS)
+                taken.close()
+                opened = await stage.service.open(peer.connection.localDescription.sdp, PARAMS)
+            media = SessionDescription.parse(opened.sdp).media
+            assert {(c.ip, c.port) for section in media for c in section.ice_candidates} == {("127.0.0.1", port)}
+            await peer.accept(opened.sdp)
+            await until(lambda: peer.frames)
+            await stage.service.close(opened.session.id, "enough")
 
 
 async def test_a_client_may_send_no_sound(stage: Stage) -> None:

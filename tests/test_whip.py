@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from streamgen.ice import IceDescription, IceSettings, PeerConnection
 from streamgen.rtc.connection import Connection
 from streamgen.rtc.offer import MAX_CANDIDATES
 from streamgen.turn import IceServers
@@ -156,7 +157,7 @@ async def test_ice_servers_come_as_links_and_not_on_preflights(site: Site) -> No
     async with client() as peer:
         assert "link" not in (await site.publish(peer)).headers
     # Those that clients are told of; our own side has nobody to ask here.
-    site.stage.service._connection = lambda: Connection([], 5.0)  # type: ignore[method-assign]
+    site.stage.service._connection = lambda: Connection([], IceSettings(), 5.0)  # type: ignore[method-assign]
     site.stage.service._ice = IceServers(("stun:s.example:3478", "turn:t.example"), "shared")
     async with client() as peer:
         stun, turn = (await site.publish(peer)).headers.get_list("link")
@@ -219,6 +220,55 @@ async def test_candidates_are_bounded_over_all_patches(site: Site) -> None:
             answer = await site.http.patch(place, content=line, headers=FRAGMENT | {"If-Match": "*"})
             statuses.append(answer.status_code)
         assert statuses == [204] * MAX_CANDIDATES + [400] * 2
+
+
+async def test_ice_restarts_while_media_go_on(site: Site) -> None:
+    async with client(restarts=True) as peer:
+        assert isinstance(peer.connection, PeerConnection)
+        answer = await site.publish(peer)
+        place, tag = answer.headers["location"], answer.headers["etag"]
+        session = site.stage.service.session(place.removeprefix("/whip/"))
+        await until(lambda: session.state == "live")
+        connection = site.stage.service._place(session.id).connection
+        before = connection.rtc.getTransceivers()[0].receiver.transport.transport.iceGatherer.getLocalParameters()
+        ours = await peer.connection.prepare_restart()
+        candidates = "".join(f"a={line}\r\n" for line in ours.candidates)
+        fragment = f"a=ice-ufrag:{ours.ufrag}\r\na=ice-pwd:{ours.pwd}\r\nm=video 9 RTP/AVP 0\r\na=mid:0\r\n{candidates}"
+        restarted = await site.http.patch(place, content=fragment, headers=FRAGMENT | {"If-Match": "*"})
+        assert restarted.status_code == 200
+        assert restarted.headers["content-type"] == FRAGMENT["Content-Type"]
+        assert restarted.headers["etag"] not in (tag, "")
+        theirs = {name: re.findall(rf"a={name}:(\S+)", restarted.text)[0] for name in ("ice-ufrag", "ice-pwd")}
+        assert theirs["ice-ufrag"] != before.usernameFragment
+        lines = tuple(re.findall(r"a=(candidate:.*)\r\n", restarted.text))
+        assert lines
+        await peer.connection.begin_restart(IceDescription(theirs["ice-ufrag"], theirs["ice-pwd"], lines))
+        await peer.connection.restarted()
+        await connection.rtc.restarted()
+        seen = session.stats().frames_in
+        await until(lambda: session.stats().frames_in > seen + 10)
+        assert session.state == "live"
+        stale = await site.http.patch(place, content="a=end-of-candidates", headers=FRAGMENT | {"If-Match": tag})
+        assert stale.status_code == 412
+
+
+async def test_a_restart_that_cannot_be_changes_nothing(site: Site) -> None:
+    async with client() as peer:
+        answer = await site.publish(peer)
+        place = answer.headers["location"]
+        session = site.stage.service.session(place.removeprefix("/whip/"))
+        restart = FRAGMENT | {"If-Match": "*"}
+        half = await site.http.patch(place, content="a=ice-ufrag:other", headers=restart)
+        assert half.status_code == 400
+        credentials = f"a=ice-ufrag:other\r\na=ice-pwd:{'x' * 24}\r\n"
+        async with client() as slow:  # its connection is not up
+            waiting = await site.http.post(f"/whip?{SMALL}", content=await slow.offer(), headers=SDP)
+            place = waiting.headers["location"]
+            refused = await site.http.patch(place, content=credentials, headers=restart)
+            assert refused.status_code == 422
+            same = FRAGMENT | {"If-Match": waiting.headers["etag"]}
+            assert (await site.http.patch(place, content="a=end-of-candidates", headers=same)).status_code == 204
+        await until(lambda: session.state == "live")
 
 
 # -- who may -----------------------------------------------------------------------------------------------------------

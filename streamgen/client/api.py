@@ -40,8 +40,13 @@ class Api:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=timeout_s,
             transport=transport,
-            trust_env=self._url.host not in LOOPBACK,  # a proxy of the environment cannot reach this machine's loopback
+            trust_env=not self.on_loopback,  # a proxy of the environment cannot reach this machine's loopback
         )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether the service is on this machine."""
+        return self._url.host in LOOPBACK
 
     async def create(self, sdp: str, params: Mapping[str, object]) -> Answer:
         """Offers `sdp`. Raises ConnectError, ServiceError."""

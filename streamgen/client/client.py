@@ -52,6 +52,7 @@ class Client:
         tail_s: float = 2.0,
         connect_timeout_s: float = 15.0,
         reconnect_s: float = 20.0,
+        codec: str = "",
         on_event: Callable[[Event], None] | None = None,
         **params: object,
     ) -> Session:
@@ -62,10 +63,10 @@ class Client:
         buffer: results kept for a slow reader; the newest win.
         tail_s: `frames` ends when the source has ended and no result came for this long.
         reconnect_s: a lost connection is tried to be made anew for this long; the session goes on where it was.
+        codec: "h264" or "vp8" where only that is to be used.
         params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, max_kbps,
             stamp. Without width and height the results have the shape of the source; with one of them the other
-            follows. Where both are given, fit says whether the source covers them ("cover") or is kept whole
-            ("contain").
+            follows. Where both are given, fit says whether the source covers them ("cover") or is whole ("contain").
 
         Raises MediaFileError for a file that is no video, ServiceError where the service refuses, ConnectError where
         it cannot be reached or the media connection does not come up.
@@ -77,6 +78,7 @@ class Client:
             tail_s=tail_s,
             connect_timeout_s=connect_timeout_s,
             reconnect_s=reconnect_s,
+            codec=codec,
             ice_servers=self._ice_servers,
             on_event=on_event,
         )

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 
 from aiortc import (
     MediaStreamTrack,
-    RTCConfiguration,
     RTCIceServer,
-    RTCPeerConnection,
+    RTCRtpSender,
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
@@ -18,7 +17,10 @@ from streamgen.client.control import CHANNEL
 from streamgen.encoders import encode_live
 from streamgen.errors import ConnectError
 from streamgen.feedback import limit_key_frames, limit_retransmissions
+from streamgen.ice import IceSettings, PeerConnection
 from streamgen.recovery import recover_losses
+
+CODECS = ("h264", "vp8")
 
 FPS = 30.0
 """Frames a second that a source is taken to have at most."""
@@ -34,11 +36,21 @@ class Peer:
     """Sends `track`; what comes back is handed to `on_track`. `on_lost(error)` is called once if the connection ends
     by itself after it was up. `losses` counts what the network lost of it; None where this aiortc cannot tell."""
 
-    def __init__(self, track: MediaStreamTrack, ice_servers: Sequence[str]) -> None:
-        # Without a list of its own aiortc asks a public STUN server, and waits 5 s where that cannot be reached.
-        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in ice_servers]))
+    def __init__(
+        self, track: MediaStreamTrack, ice_servers: Sequence[str], codec: str = "", *, loopback: bool = False
+    ) -> None:
+        """codec: one of CODECS, offered alone; all are where it is empty. loopback: whether the service is on this
+        machine, so that loopback addresses are of use. Raises ConnectError for another codec."""
+        if codec and codec not in CODECS:
+            raise ConnectError(f"codec must be one of {', '.join(CODECS)}, not {codec!r}")
+        servers = [RTCIceServer(urls=url) for url in ice_servers]
+        self._pc = PeerConnection(servers, IceSettings(loopback=loopback))
         self.channel = self._pc.createDataChannel(CHANNEL)
         self._transceiver = self._pc.addTransceiver(track, direction="sendrecv")
+        if codec:
+            self._transceiver.setCodecPreferences(
+                [it for it in RTCRtpSender.getCapabilities("video").codecs if it.mimeType.lower() == f"video/{codec}"]
+            )
         self.losses = recover_losses(self._transceiver.receiver)
         limit_key_frames(self._transceiver.sender)
         limit_retransmissions(self._transceiver.sender)
@@ -46,12 +58,17 @@ class Peer:
         self._pc.on("connectionstatechange", self._changed.set)
         self.channel.on("open", self._changed.set)
 
+    @property
+    def rtc(self) -> PeerConnection:
+        """The connection itself."""
+        return self._pc
+
     async def offer(self) -> str:
-        """SDP with all candidates. Raises ConnectError on a machine without any network address."""
+        """SDP with all candidates. Raises ConnectError where no socket can be opened on any address."""
         await self._pc.setLocalDescription(await self._pc.createOffer())
         sdp = self._pc.localDescription.sdp
         if "a=candidate:" not in sdp:
-            raise ConnectError("this machine has no network address besides loopback, and WebRTC needs one")
+            raise ConnectError("no UDP socket can be opened on any address of this machine, not even loopback")
         return sdp
 
     async def accept(self, sdp: str) -> MediaStreamTrack:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-from aiortc import MediaStreamTrack
+from aiortc import MediaStreamTrack, RTCPeerConnection
 from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamError
 from av.video.frame import VideoFrame
 
@@ -65,6 +65,8 @@ class Options:
     reconnect_s: float = 20.0
     """How long a lost connection is tried to be made anew before the session counts as lost; 0 for not at all."""
     ice_servers: Sequence[str] = ()
+    codec: str = ""
+    """The only one to be offered; all where empty."""
     on_event: Callable[[Event], None] | None = None
 
 
@@ -109,7 +111,7 @@ class Session:
     async def connect(cls, api: Api, source: Source, params: Mapping[str, object], options: Options) -> Session:
         """An open session. Raises ConnectError, ServiceError; `source` is closed then."""
         track = SourceTrack(source)
-        peer = Peer(track.lend(), options.ice_servers)
+        peer = _peer(api, track, options)
         answer: Answer | None = None
         try:
             answer = await api.create(await peer.offer(), params)
@@ -143,6 +145,11 @@ class Session:
     def sent(self) -> int:
         """Frames handed to the encoder."""
         return self._track.sent
+
+    @property
+    def rtc(self) -> RTCPeerConnection:
+        """The connection in use, for its statistics; another after a reconnect."""
+        return self._peer.rtc
 
     @property
     def skipped(self) -> int:
@@ -276,7 +283,7 @@ class Session:
         await self._peer.close()
         if self._drain is not None:
             await asyncio.wait([self._drain])
-        peer = self._peer = Peer(self._track.lend(), self._options.ice_servers)
+        peer = self._peer = _peer(self._api, self._track, self._options)
         try:
             answer = await self._api.resume(self.id, await peer.offer())
             self._control.use(peer.channel)
@@ -314,6 +321,10 @@ class Session:
             await asyncio.wait([self._drain])
         self._results.close()
         self._events.close()
+
+
+def _peer(api: Api, track: SourceTrack, options: Options) -> Peer:
+    return Peer(track.lend(), options.ice_servers, options.codec, loopback=api.on_loopback)
 
 
 async def _release(api: Api, peer: Peer, session: str | None) -> None:

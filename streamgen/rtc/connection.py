@@ -8,15 +8,15 @@ import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpTransceiver, RTCSessionDescription
+from aiortc import RTCIceServer, RTCRtpTransceiver, RTCSessionDescription
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
-from aiortc.sdp import candidate_from_sdp
 
 from streamgen.encoders import codec_of
-from streamgen.errors import OfferError, RestartError
+from streamgen.errors import OfferError
+from streamgen.ice import IceDescription, IceSettings, PeerConnection
 from streamgen.rtc.broadcast import Broadcast
 from streamgen.rtc.encoding import Seat, send_from
-from streamgen.rtc.fragment import Fragment
+from streamgen.rtc.fragment import Fragment, fragment
 from streamgen.rtc.offer import MAX_CANDIDATES, Offer
 from streamgen.rtc.sound import SoundTrack
 from streamgen.rtc.ssrcs import limit_sources
@@ -51,14 +51,13 @@ class Connection:
     new -> connected -> gone      `gone` is set once, with the reason, by whoever found that out first
     """
 
-    def __init__(self, ice_servers: Sequence[IceServer], connect_timeout_s: float) -> None:
+    def __init__(self, ice_servers: Sequence[IceServer], ice: IceSettings, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._seats: list[Seat] = []
         self._sounds: list[SoundTrack] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        # Without an explicit list aiortc asks a public STUN server, and waits for it.
         servers = [RTCIceServer(server.urls, server.username, server.credential) for server in ice_servers]
-        self.rtc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self.rtc = PeerConnection(servers, ice)
         self.rtc.on("connectionstatechange", self._changed)
         self.connected = asyncio.Event()
         self.gone = asyncio.Event()
@@ -94,23 +93,31 @@ class Connection:
         return sdp
 
     async def patch(self, text: str) -> str | None:
-        """Takes what a fragment of SDP says about the other side's ICE: more candidates.
+        """Takes what a fragment of SDP says about the other side's ICE: more candidates; or new credentials, with which
+        ICE begins anew while media go on as before. Gives the fragment that answers these, else None.
 
-        Raises OfferError for what is no such fragment, RestartError for one that would restart ICE.
+        Raises OfferError for what is no such fragment, IceRestartError and BusyError where ICE cannot begin anew.
         """
         said = Fragment.parse(text)
         if said.user and said.user != self._remote_user:
-            raise RestartError("ICE cannot be restarted here; open the session again")
+            return await self._restart(said)
         self._trickled += len(said.candidates)
         if self._trickled > MAX_CANDIDATES:
             raise OfferError(f"more than {MAX_CANDIDATES} candidates were sent")
         for candidate in said.candidates:
-            parsed = candidate_from_sdp(candidate.line)
-            parsed.sdpMid = candidate.mid or self._mid
-            await self.rtc.addIceCandidate(parsed)
+            await self.rtc.add_candidate(candidate.line, ufrag=self._remote_user, mid=candidate.mid or self._mid)
         if said.complete:
-            await self.rtc.addIceCandidate(None)
+            await self.rtc.end_of_candidates(ufrag=self._remote_user)
         return None
+
+    async def _restart(self, said: Fragment) -> str:
+        if not said.password:
+            raise OfferError("the fragment has a new ice-ufrag and no ice-pwd")
+        lines = tuple(candidate.line for candidate in said.candidates)
+        ours = await self.rtc.restart(IceDescription(said.user, said.password, lines))
+        self._remote_user, self._trickled = said.user, len(lines)
+        self.tag = secrets.token_urlsafe(8)
+        return fragment(ours.ufrag, ours.pwd, self._mid, ours.candidates)
 
     async def _negotiate(self, offer: Offer, set_up: Callable[[RTCRtpTransceiver], None]) -> str:
         await self.rtc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))

@@ -26,10 +26,27 @@ async def test_an_answer_that_is_none_is_said_in_one_line(answer: str):
     await peer.close()
 
 
-async def test_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatch):
+async def test_a_machine_without_a_network_offers_its_loopback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **_: [])
     peer = Peer(VideoStreamTrack(), ())
-    with pytest.raises(ConnectError, match="no network address"):
+    assert " 127.0.0.1 " in "".join(line for line in (await peer.offer()).splitlines() if "candidate:" in line)
+    await peer.close()
+
+
+@pytest.mark.parametrize("loopback", [False, True])
+async def test_loopback_is_offered_to_a_service_on_this_machine(monkeypatch: pytest.MonkeyPatch, loopback: bool):
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **_: ["127.0.0.3"])
+    peer = Peer(VideoStreamTrack(), (), loopback=loopback)
+    sdp = await peer.offer()
+    assert " 127.0.0.3 " in sdp
+    assert (" 127.0.0.1 " in sdp) is loopback
+    await peer.close()
+
+
+async def test_a_machine_on_which_no_socket_can_be_opened(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **_: ["203.0.113.1"])
+    peer = Peer(VideoStreamTrack(), ())
+    with pytest.raises(ConnectError, match="no UDP socket can be opened"):
         await peer.offer()
     await peer.close()
 

@@ -16,6 +16,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSession
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from numpy.typing import NDArray
 
+from streamgen.ice import IceSettings, PeerConnection
+
 OFFLINE = RTCConfiguration(iceServers=[])
 
 
@@ -84,9 +86,11 @@ class Client:
         fps: float = 30.0,
         codec: str | None = None,
         picture: NDArray[np.uint8] | None = None,
+        restarts: bool = False,
     ) -> None:
-        """`codec` is the only one that is offered, as H264; `picture` is what the camera sees."""
-        self.connection = RTCPeerConnection(OFFLINE)
+        """`codec`, as H264, is the only one offered; `picture` is what the camera sees; `tone` has it send sound.
+        With `restarts` its ICE can be restarted, for which it is not made of aiortc alone."""
+        self.connection = PeerConnection([], IceSettings()) if restarts else RTCPeerConnection(OFFLINE)
         self.camera = Camera(fps, picture=picture)
         self.channel = self.connection.createDataChannel("control")
         self.channel.on("message", self._heard)
@@ -164,11 +168,11 @@ async def until(condition: Callable[[], object], what: str = "it") -> None:
 
 @asynccontextmanager
 async def no_leaks() -> AsyncIterator[None]:
-    """Every task that begins within has to end within."""
+    """Every task that begins within has to end within. (A fixture begins in one task and ends in another.)"""
     before = asyncio.all_tasks()
     yield
     for _ in range(300):
-        left = asyncio.all_tasks() - before
+        left = asyncio.all_tasks() - before - {asyncio.current_task()}
         if not left:
             return
         await asyncio.sleep(0.01)

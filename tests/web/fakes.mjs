@@ -115,8 +115,8 @@ export function makeWorld() {
     if (method !== "POST") return method === "DELETE" ? [204] : [200, {}];
     const id = path.split("/api/sessions/")[1];
     if (id && world.forgets) return [404, { error: { code: "no_such_session", message: "it may have ended" } }];
-    if (id) return [200, { id, sdp: "answer", type: "answer", ice_servers: [], params: {} }];
-    const params = { fps: 16, slo_ms: 1000, ...body.params };
+    if (id) return [200, { id, sdp: "answer", type: "answer", ice_servers: [], params: world.params }];
+    const params = (world.params = { fps: 16, slo_ms: 1000, ...body.params });
     return [201, { id: `s${++world.opened}`, sdp: "answer", type: "answer", ice_servers: [{ urls: "turn:t" }], params }];
   };
   world.options = (more = {}) => ({

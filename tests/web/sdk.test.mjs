@@ -206,6 +206,7 @@ test("another session is asked for what was asked for, and leaves the size to th
   const update = session.update({ noise: 0.3 });
   world.peers[0].channel.hear({ type: "applied", seq: 1, frame: 8 });
   await update;
+  world.forgets = true;
   world.peers[0].become("failed");
   await world.timers.pass(250);
   await settle();

@@ -1,0 +1,7 @@
+"""ICE as a service needs it, on top of aioice: chosen UDP ports, loopback, short waits, restarts."""
+
+from streamgen.ice.connection import IceDescription
+from streamgen.ice.peerconnection import PeerConnection
+from streamgen.ice.settings import IceSettings
+
+__all__ = ["IceDescription", "IceSettings", "PeerConnection"]
