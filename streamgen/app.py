@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 import pipelines
+from streamgen.allocator import keep_large_blocks
 from streamgen.clock import MonotonicClock
 from streamgen.config import Config
 from streamgen.core import Pipeline
@@ -76,6 +77,7 @@ def serve(config: Config, announce: Callable[[str], None], factory: Factory | No
 
 
 async def _serve(config: Config, listener: socket.socket, factory: Factory, announce: Callable[[str], None]) -> None:
+    keep_large_blocks()
     asyncio.get_running_loop().set_exception_handler(_log_exception)
     clock, metrics = MonotonicClock(), Metrics()
     batch = _max_batch(config.device)

@@ -11,6 +11,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from streamgen.allocator import keep_large_blocks
 from streamgen.core import Pipeline
 from streamgen.engine.frames import FrameMemory
 from streamgen.engine.messages import Attach, Chunk, Close, Done, Failed, Ready, Result, Run, Stop, ToWorker, told
@@ -26,6 +27,7 @@ def main(connection: Connection, factory: bytes, memory: FrameMemory) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the service decides when to end
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    keep_large_blocks()
     messages: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, messages), name="receive", daemon=True).start()
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import av
 
 from streamgen.colours import ToYuv
 from streamgen.core import Clock, Frame
 from streamgen.encoders import live_encoder
-from streamgen.rtc.encoding import Encoding, Seat
+from streamgen.rtc.encoding import Encoded, Encoding, Seat
 from streamgen.rtc.pacing import Pacer
 from streamgen.session import Session
 
@@ -20,10 +21,10 @@ DELAY_WEIGHT = 0.1
 
 
 class Broadcast:
-    """Shows each result when it is due, with its source frame's media timestamp, encoded once for each codec.
+    """Encodes each result once for each codec, and shows it when it is due, with its source frame's media timestamp.
 
-        session -> when due -> YUV -> [ encoding of H264 ] -> seats
-                                      [ encoding of VP8  ] -> seats
+        session -> YUV -> [ encoding of H264 ] -> when due -> seats
+                          [ encoding of VP8  ]             -> seats
 
     Nobody need take it: results that nobody sees are dropped as "unwatched".
     """
@@ -80,15 +81,17 @@ class Broadcast:
             return False
         due = self._pacer.schedule(finished.frame.media_time, finished.at)
         watched = [encoding for encoding in self._encodings.values() if encoding.seats]
-        picture = await self._picture(finished.frame, finished.frame.pts) if watched else None
+        encoded = await self._encoded(finished.frame, finished.frame.pts, watched) if watched else []
         wait = due - self._clock.now()
         if wait > 0:
             await asyncio.sleep(wait)
-        if picture is None:
+        if not watched:
             self._session.discard(finished, "unwatched")
         elif self._session.hand_over(finished):
+            _give(watched, encoded)
+        else:
             for encoding in watched:
-                await encoding.encode(picture)
+                encoding.withhold()
         shown = self._clock.now()
         late = shown - finished.frame.arrived
         self.delay = late if self._last is None else self.delay + DELAY_WEIGHT * (late - self.delay)
@@ -102,15 +105,22 @@ class Broadcast:
         if self._last is None or not waiting:
             return
         frame, shown = self._last
-        picture = await self._picture(frame, frame.pts + round((self._clock.now() - shown) / frame.time_base))
-        for encoding in waiting:
-            await encoding.encode(picture)
+        pts = frame.pts + round((self._clock.now() - shown) / frame.time_base)
+        _give(waiting, await self._encoded(frame, pts, waiting))
 
-    async def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
-        return await asyncio.get_running_loop().run_in_executor(None, self._converted, frame, pts)
+    async def _encoded(self, frame: Frame, pts: int, encodings: Sequence[Encoding]) -> list[Encoded]:
+        """The frame by each of them; in a thread, and ahead of its time, which that takes nothing from then."""
+        keys = [encoding.begin() for encoding in encodings]
+        return await asyncio.get_running_loop().run_in_executor(None, self._encode, frame, pts, encodings, keys)
 
-    def _converted(self, frame: Frame, pts: int) -> av.VideoFrame:
-        picture = self._to_yuv(av.VideoFrame.from_ndarray(frame.pixels, format="rgb24"))
+    def _encode(self, frame: Frame, pts: int, encodings: Sequence[Encoding], keys: Sequence[bool]) -> list[Encoded]:
+        rgb = av.VideoFrame.from_numpy_buffer(frame.pixels, format="rgb24")
+        picture = self._to_yuv(rgb)
         picture.pts = pts
         picture.time_base = frame.time_base
-        return picture
+        return [encoding.encode(picture, key) for encoding, key in zip(encodings, keys, strict=True)]
+
+
+def _give(encodings: Sequence[Encoding], encoded: Sequence[Encoded]) -> None:
+    for encoding, picture in zip(encodings, encoded, strict=True):
+        encoding.give(picture)

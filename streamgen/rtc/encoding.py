@@ -45,6 +45,7 @@ class Encoding:
         self._encoder = encoder
         self._clock = clock
         self._key_frames = KeyFrameLimiter()
+        self._broken = False
         self.seats: set[Seat] = set()
 
     def seat(self) -> Seat:
@@ -72,14 +73,25 @@ class Encoding:
         """Takes up what the viewers' connections can carry, as of now."""
         self._encoder.target_bitrate = min((seat.estimate for seat in self.seats), default=START_BITRATE)
 
-    async def encode(self, picture: av.VideoFrame) -> None:
-        """Encodes `picture` (YUV 4:2:0) in a thread, and gives it to all seats. One call at a time."""
-        force = self._key_frames.allow(self._clock.now())
-        loop = asyncio.get_running_loop()
-        payloads, timestamp = await loop.run_in_executor(None, self._encoder.encode, picture, force)
-        encoded = Encoded(payloads, timestamp, self._encoder.made_key_frame)
+    def begin(self) -> bool:
+        """Whether the next picture, which is to be encoded now, has to be a key frame."""
+        force = self._key_frames.allow(self._clock.now()) or self._broken
+        self._broken = False
+        return force
+
+    def encode(self, picture: av.VideoFrame, key: bool) -> Encoded:
+        """`picture` (YUV 4:2:0), ready to be given. Takes its time: for a thread, one call after the other."""
+        payloads, timestamp = self._encoder.encode(picture, key)
+        return Encoded(payloads, timestamp, self._encoder.made_key_frame)
+
+    def give(self, encoded: Encoded) -> None:
+        """To all seats: pictures in the order in which they were encoded, each one given or withheld."""
         for seat in self.seats:
             seat.put(encoded)
+
+    def withhold(self) -> None:
+        """A picture that was encoded is not to be shown after all: the next must not refer to it."""
+        self._broken = True
 
     def close(self) -> None:
         """There will be no more pictures."""

@@ -51,12 +51,14 @@ class Group:
 class Pacer:
     """Shows results at the distances that their frames had at the source, as early as can be kept up.
 
-    Every result is shown a delay after its media timestamp (the offset of the two clocks included). The delay is that
-    of the second slowest chunk lately: one hiccup is shown late instead of delaying everything after it. It rises at
-    once and falls by a share of the time. Where it would hold a result longer than a chunk needs (the source made up
-    for a stall, or began a new time line), it begins anew.
+    Every result is shown a delay after its media timestamp (the offset of the two clocks included). The delay is what
+    all chunks lately needed but the slowest few: a hiccup is shown late instead of delaying everything after it. It
+    rises at once and falls by a share of the time. Where it would hold a result longer than a chunk needs (the source
+    made up for a stall, or began a new time line), it begins anew.
     """
 
+    LATE_ONE_IN = 24
+    """Of so many chunks one may be shown late, beside the slowest of all."""
     WINDOW_S = 4.0
     """Chunks of this much media time count."""
     FALL = 0.15
@@ -95,7 +97,7 @@ class Pacer:
 
     def _wanted(self) -> float:
         transits = sorted(group.transit for group in self._groups)
-        return transits[-2] if len(transits) > 1 else transits[-1]
+        return transits[-min(len(transits), 2 + len(transits) // self.LATE_ONE_IN)]
 
     def _longest_hold(self) -> float:
         return max(group.last - group.first for group in self._groups) + self.SLACK_S
