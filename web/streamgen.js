@@ -10,7 +10,8 @@
 
 /**
  * @typedef {{prompt?: string, negative_prompt?: string, steps?: number, noise?: number, seed?: number, width?: number,
- *   height?: number, fit?: "cover" | "contain", fps?: number, slo_ms?: number, max_kbps?: number, stamp?: boolean}} Params
+ *   height?: number, fit?: "cover" | "contain", fps?: number, slo_ms?: number, max_kbps?: number,
+ *   late?: "show" | "drop", stamp?: boolean}} Params
  *   Without width and height the result has the shape of the source; with one of them the other follows
  * @typedef {{fps_in: number, fps_out: number, latency_ms: {p50: number, p95: number, max: number}, frames_in: number,
  *   frames_out: number, deadline_misses: number, drops: Record<string, number>, plan: Record<string, unknown>,
