@@ -400,6 +400,13 @@ export class StreamgenSession extends EventTarget {
     await this.#connection?.sender.replaceTrack(source.getVideoTracks()[0] ?? null);
   }
 
+  /** A page that shows the result and nothing else; whoever has the link needs no token. @returns {Promise<URL>} */
+  async viewerLink() {
+    if (this.id === undefined) throw new ClosedError("closed", "the session is not connected");
+    const { watch } = await this.#client.request("GET", `api/sessions/${encodeURIComponent(this.id)}`);
+    return new URL(String(watch).replace(/^\//, ""), this.#client.url);
+  }
+
   /** Ends the session. Safe to call twice, and from a pagehide handler. @returns {Promise<void>} */
   async close() {
     const connection = this.#connection;
