@@ -116,6 +116,10 @@ class Place:
         self.viewers[viewer_id] = viewer
         return viewer_id, viewer, sdp
 
+    def stop_watching(self, viewer_id: str) -> None:
+        """The viewer is gone from now on; its connection is closed soon."""
+        self.viewers.pop(viewer_id).connection.end("the viewer left")
+
     async def run(self) -> None:
         """Until the session has ended. Frees everything."""
         session = self.session
@@ -156,7 +160,7 @@ class Place:
         try:
             await viewer.run()
         finally:
-            del self.viewers[viewer_id]
+            self.viewers.pop(viewer_id, None)
 
     def _broadcast_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -155,7 +155,7 @@ class Service:
         place = self._watched_by(viewer_id)
         if place is None:
             raise SessionNotFoundError("nobody watches under this address any more")
-        place.viewers[viewer_id].connection.end("the viewer left")
+        place.stop_watching(viewer_id)
 
     async def open(self, sdp: str, params: Mapping[str, object], name: str = "") -> Opened:
         """A new session for an SDP offer. Raises BusyError, ParamsError, OfferError; then nothing is left of it."""
