@@ -143,7 +143,12 @@ class Frame:
     @property
     def media_time(self) -> float:
         """Media timestamp in seconds."""
-        return float(self.pts * self.time_base)
+        return float(self.media_fraction)
+
+    @property
+    def media_fraction(self) -> Fraction:
+        """The same, exactly."""
+        return self.pts * self.time_base
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from fractions import Fraction
 
 import av
 
@@ -11,7 +12,7 @@ from streamgen.colours import ToYuv
 from streamgen.core import Clock, Frame
 from streamgen.encoders import live_encoder
 from streamgen.rtc.encoding import Encoded, Encoding, Seat
-from streamgen.rtc.pacing import Pacer
+from streamgen.rtc.pacing import Pacer, Timeline
 from streamgen.session import Session
 
 REPEAT_S = 0.5
@@ -35,12 +36,14 @@ class Broadcast:
         self._pacer = Pacer()
         self._to_yuv = ToYuv()
         self._encodings: dict[str, Encoding] = {}
+        self._timeline = Timeline()
         self._last: tuple[Frame, float] | None = None
         self.delay = 0.0
         """By how much later than they came frames are shown, smoothed (s)."""
 
     def seat(self, codec: str) -> Seat | None:
         """A place for one more viewer of a codec, by its MIME type; None for a codec that cannot be encoded."""
+        self._prune()
         encoding = self._encodings.get(codec.lower())
         if encoding is None:
             session = self._session
@@ -80,27 +83,35 @@ class Broadcast:
         if finished is None:
             return False
         due = self._pacer.schedule(finished.frame.media_time, finished.at)
-        watched = [encoding for encoding in self._encodings.values() if encoding.seats]
+        watched = [encoding for encoding in self._encodings.values() if encoding.taken]
         if watched and self._session.too_late(finished):
             self._session.discard(finished, "late")
             return True
-        encoded = await self._encoded(finished.frame, finished.frame.pts, watched) if watched else []
+        encoded = await self._encoded(finished.frame, finished.frame.media_fraction, watched) if watched else []
         wait = due - self._clock.now()
         if wait > 0:
             await asyncio.sleep(wait)
         if not watched:
             self._session.discard(finished, "unwatched")
+            self._shown(finished.frame)
         elif self._session.hand_over(finished):
             _give(watched, encoded)
+            self._shown(finished.frame)
         else:
             for encoding in watched:
                 encoding.withhold()
-        shown = self._clock.now()
-        late = shown - finished.frame.arrived
-        self.delay = late if self._last is None else self.delay + DELAY_WEIGHT * (late - self.delay)
-        self._last = finished.frame, shown
-        self._encodings = {codec: encoding for codec, encoding in self._encodings.items() if encoding.seats}
+        self._prune()
         return True
+
+    def _shown(self, frame: Frame) -> None:
+        now = self._clock.now()
+        late = now - frame.arrived
+        self.delay = late if self._last is None else self.delay + DELAY_WEIGHT * (late - self.delay)
+        self._last = frame, now
+
+    def _prune(self) -> None:
+        """Forgets encodings that nobody takes."""
+        self._encodings = {codec: encoding for codec, encoding in self._encodings.items() if encoding.seats}
 
     async def _repeat(self) -> None:
         """The last result once more, for those who could not show it; its timestamp goes on with the time."""
@@ -108,11 +119,12 @@ class Broadcast:
         if self._last is None or not waiting:
             return
         frame, shown = self._last
-        pts = frame.pts + round((self._clock.now() - shown) / frame.time_base)
-        _give(waiting, await self._encoded(frame, pts, waiting))
+        time = frame.media_fraction + Fraction(self._clock.now() - shown)
+        _give(waiting, await self._encoded(frame, time, waiting))
 
-    async def _encoded(self, frame: Frame, pts: int, encodings: Sequence[Encoding]) -> list[Encoded]:
-        """The frame by each of them; in a thread, and ahead of its time, which that takes nothing from then."""
+    async def _encoded(self, frame: Frame, time: Fraction, encodings: Sequence[Encoding]) -> list[Encoded]:
+        """The frame by each of them, at `time` (s); in a thread, and ahead of when it is due."""
+        pts = round(self._timeline.place(time, Fraction(1, 1000)) / frame.time_base)
         keys = [encoding.begin() for encoding in encodings]
         return await asyncio.get_running_loop().run_in_executor(None, self._encode, frame, pts, encodings, keys)
 

@@ -49,10 +49,9 @@ class Encoding:
         self.seats: set[Seat] = set()
 
     def seat(self) -> Seat:
-        """A place for one more viewer, which begins with a key frame."""
+        """A place for one more viewer."""
         seat = Seat(self)
         self.seats.add(seat)
-        self.ask_for_key_frame()
         return seat
 
     def leave(self, seat: Seat) -> None:
@@ -67,11 +66,17 @@ class Encoding:
     @property
     def waited_for(self) -> bool:
         """Whether somebody can show nothing before the next key frame."""
-        return self._key_frames.pending and bool(self.seats)
+        return self._key_frames.pending and self.taken
+
+    @property
+    def taken(self) -> bool:
+        """Whether anybody takes pictures: seats of connections that are not up yet do not."""
+        return any(seat.opened for seat in self.seats)
 
     def follow_estimates(self) -> None:
         """Takes up what the viewers' connections can carry, as of now."""
-        self._encoder.target_bitrate = min((seat.estimate for seat in self.seats), default=START_BITRATE)
+        estimates = [seat.estimate for seat in self.seats if seat.estimate is not None]
+        self._encoder.target_bitrate = min(estimates, default=START_BITRATE)
 
     def begin(self) -> bool:
         """Whether the next picture, which is to be encoded now, has to be a key frame."""
@@ -111,12 +116,20 @@ class Seat:
         self._news = asyncio.Event()
         self._started = False
         self._closed = False
-        self.estimate = START_BITRATE
-        """What the viewer's connection can carry (bits a second)."""
+        self.opened = False
+        """Whether the viewer is there: before that it is given nothing, and asks for nothing."""
+        self.estimate: int | None = None
+        """What the viewer's connection can carry (bits a second), once that is known."""
+
+    def open(self) -> None:
+        """The viewer is there; it begins with a key frame."""
+        if not self.opened:
+            self.opened = True
+            self._encoding.ask_for_key_frame()
 
     def put(self, encoded: Encoded) -> None:
         """One more picture; left out where the viewer could not decode it."""
-        if not self._started and not encoded.key:
+        if not self.opened or (not self._started and not encoded.key):
             return
         if len(self._queue) >= CAPACITY:
             self._queue.clear()
@@ -168,6 +181,7 @@ class EncodedTrack(MediaStreamTrack):
 
     async def recv(self) -> Encoded:  # type: ignore[override]  # aiortc hands it to the encoder's `pack`
         """Raises MediaStreamError once there is nothing more to send."""
+        self._seat.open()
         try:
             return await self._seat.next()
         except MediaStreamError:
@@ -184,7 +198,7 @@ class Relay(Encoder):
     @property
     def target_bitrate(self) -> int:
         """Bits a second."""
-        return self._seat.estimate
+        return self._seat.estimate or START_BITRATE
 
     @target_bitrate.setter
     def target_bitrate(self, bitrate: int) -> None:

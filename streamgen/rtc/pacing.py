@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from fractions import Fraction
 
 JUMP_S = 2.0
 """A media timestamp this far before its expected place begins a new time line."""
+
+
+class Timeline:
+    """Timestamps that only rise, where those of a source begin anew: its client came back, or its clock stood still."""
+
+    def __init__(self) -> None:
+        self._shift = Fraction(0)
+        self._last: Fraction | None = None
+
+    def place(self, time: Fraction, step: Fraction) -> Fraction:
+        """Where `time` (s) goes; at least `step` (s) after the last one where it would not be after it at all."""
+        placed = time + self._shift
+        if self._last is not None and placed <= self._last:
+            self._shift += self._last + step - placed
+            placed = self._last + step
+        self._last = placed
+        return placed
 
 
 class Decimator:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import av
@@ -75,6 +76,7 @@ class Screen:
 def screen(broadcast: Broadcast, codec: str = "video/VP8") -> Screen:
     seat = broadcast.seat(codec)
     assert seat is not None
+    seat.open()
     return Screen(seat, codec)
 
 
@@ -180,6 +182,44 @@ async def test_what_is_late_is_shown_or_dropped_as_the_session_likes() -> None:
         assert session.stats().deadline_misses == 1
 
 
+async def test_a_seat_whose_viewer_is_not_there_yet_burdens_nobody() -> None:
+    async with shown() as (session, broadcast, clock):
+        first, early = screen(broadcast), broadcast.seat("video/vp8")
+        assert early is not None
+        early._encoding._key_frames._interval_s = 0.0
+        for level in (60, 90, 120, 150):
+            chunk(session, clock, level)
+            for _ in range(4):
+                await first.level()
+        assert [encoded.key for encoded in first.taken] == [True] + [False] * 15
+        assert len(early._queue) == 0
+        early._encoding.follow_estimates()
+        first._seat.estimated(4_000_000)
+        assert early._encoding._encoder.target_bitrate == 4_000_000
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_the_time_line_goes_on_where_a_client_comes_back(codec: str) -> None:
+    """aiortc counts from 0 with every connection, and libvpx takes no time before its first."""
+    async with shown() as (session, broadcast, clock):
+        session.statistics.frames_in = 1000  # it has run for a while
+        viewer = screen(broadcast, codec)
+        chunk(session, clock, 60)
+        for _ in range(4):
+            await viewer.level()
+        session.statistics.frames_in = 1004
+        frames = feed(session, clock, 4)  # type: ignore[arg-type]
+        session._inbox.clear()
+        for frame in frames:
+            session.put(replace(frame, pts=frame.pts - frames[0].pts))
+        finish_chunk(session, 200)
+        assert abs(await viewer.level() - 200) < 4
+        for _ in range(3):
+            await viewer.level()
+        times = [encoded.timestamp for encoded in viewer.taken]
+        assert times == sorted(set(times))
+
+
 async def test_a_codec_that_cannot_be_encoded_has_no_seats() -> None:
     async with shown() as (_, broadcast, _clock):
         assert broadcast.seat("video/AV1") is None
@@ -207,6 +247,7 @@ async def test_a_viewer_that_takes_nothing_loses_whole_runs_up_to_a_key_frame() 
     async with shown() as (_, broadcast, _clock):
         seat = broadcast.seat("video/vp8")
         assert seat is not None
+        seat.open()
         encoding = seat._encoding
         encoding._key_frames.pending = False
         given = [picture(key=number == 1) for number in range(40)]
