@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aiortc import RTCConfiguration, RTCDtlsTransport, RTCIceServer, RTCIceTransport, RTCPeerConnection
 
 from streamgen.errors import IceRestartError
+from streamgen.ice.certificate import Certificate
 from streamgen.ice.connection import IceConnection, IceDescription, parse_candidate
 from streamgen.ice.settings import IceSettings
 
@@ -21,6 +22,7 @@ class PeerConnection(RTCPeerConnection):
     def __init__(self, ice_servers: Sequence[RTCIceServer], settings: IceSettings) -> None:
         """Without servers none is asked, where aiortc would choose a public one."""
         super().__init__(RTCConfiguration(iceServers=list(ice_servers)))
+        self._RTCPeerConnection__certificates = [Certificate.generateCertificate()]
         self._ice_servers = ice_servers
         self._ice_settings = settings
         self._ice: dict[RTCIceTransport, IceConnection] = {}

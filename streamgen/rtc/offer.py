@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiortc.sdp import MediaDescription, SessionDescription
@@ -21,6 +22,7 @@ _ICE_USER = re.compile(r"[A-Za-z0-9+/=_-]{4,256}")
 _ICE_PASSWORD = re.compile(r"[A-Za-z0-9+/=_-]{22,256}")
 _DATA_PROFILES = ("UDP/DTLS/SCTP", "TCP/DTLS/SCTP", "DTLS/SCTP")
 _CANDIDATE = "a=candidate:"
+_PORT_ZERO = re.compile(r"^(m=\S+) 0 ")
 
 # What aiortc's parser raises at text that is no SDP.
 _PARSER_FAULTS = (ValueError, AssertionError, KeyError, IndexError, AttributeError, TypeError, StopIteration)
@@ -31,7 +33,7 @@ class Offer:
     """An offer that can be answered."""
 
     sdp: str
-    """As offered, without the candidates that cannot be used."""
+    """As offered, without the candidates that cannot be used; sections that are bundled alone have a port."""
     source: str | None
     """mid of the media section in which the client sends its video; None where it sends none."""
     sink: str | None
@@ -64,7 +66,7 @@ class Offer:
         if sum(line.startswith("m=") for line in lines) > MAX_MEDIA:
             raise OfferError(f"the offer has more than {MAX_MEDIA} media sections")
         kept = [line for line in lines if not line.startswith(_CANDIDATE) or is_usable(line.removeprefix(_CANDIDATE))]
-        sdp = "\r\n".join(kept) + "\r\n"
+        sdp = "\r\n".join(_with_ports(kept)) + "\r\n"
         try:
             description = SessionDescription.parse(sdp)
         except _PARSER_FAULTS:
@@ -101,6 +103,20 @@ class Offer:
         if offer.sink is None:
             raise OfferError("the offer has no section in which the client takes video")
         return offer
+
+
+def _with_ports(lines: Sequence[str]) -> list[str]:
+    """Port 9 for sections marked `bundle-only`: port 0 does not mean there that they are rejected (RFC 8843, 6)."""
+    found: list[str] = []
+    bundle_only = False
+    for line in reversed(lines):
+        bundle_only = bundle_only or line == "a=bundle-only"
+        if line.startswith("m="):
+            found.append(_PORT_ZERO.sub(r"\1 9 ", line) if bundle_only else line)
+            bundle_only = False
+        else:
+            found.append(line)
+    return found[::-1]
 
 
 def _first_of_bundle(description: SessionDescription) -> MediaDescription:

@@ -55,6 +55,15 @@ def test_audio_beside_video_is_fine() -> None:
     assert Offer.parse(offer(audio=True)).source == mid_of(offer(audio=True), 1)
 
 
+def test_port_0_rejects_a_section_unless_it_is_bundle_only() -> None:
+    """As GStreamer offers with bundle-policy max-bundle."""
+    whole = offer(audio=True)
+    rejected = re.sub(r"m=video \d+", "m=video 0", whole)
+    assert Offer.parse(rejected).source is None
+    mid = mid_of(whole, 1)
+    assert Offer.parse(rejected.replace(f"a=mid:{mid}\r\n", f"a=mid:{mid}\r\na=bundle-only\r\n")).source == mid
+
+
 @pytest.mark.parametrize(
     "candidate",
     [
