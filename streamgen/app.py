@@ -7,9 +7,12 @@ import contextlib
 import errno
 import functools
 import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,7 @@ def serve(config: Config, announce: Callable[[str], None], factory: Factory | No
 
 async def _serve(config: Config, listener: socket.socket, factory: Factory, announce: Callable[[str], None]) -> None:
     keep_large_blocks()
+    asyncio.get_running_loop().set_default_executor(_pool())
     asyncio.get_running_loop().set_exception_handler(_log_exception)
     clock, metrics = MonotonicClock(), Metrics()
     batch = _max_batch(config.device)
@@ -168,6 +172,16 @@ def pages() -> Path:
     package = Path(__file__).parent
     installed = package / "_web"
     return installed if installed.is_dir() else package.parent / "web"
+
+
+def _pool() -> ThreadPoolExecutor:
+    """Threads for codecs and conversions. All begin at once: a first frame waits for none, and their number tells of
+    leaks."""
+    count = min(32, (os.cpu_count() or 1) + 4)
+    pool, all_there = ThreadPoolExecutor(count, thread_name_prefix="pool"), threading.Barrier(count)
+    for _ in range(count):
+        pool.submit(all_there.wait)
+    return pool
 
 
 def _max_batch(device: str) -> int:

@@ -67,7 +67,13 @@ class Place:
         self._sound = Sound(lambda: self._broadcast.delay, clock)
         self._peer: Peer | None = None
         self._replaced = asyncio.Event()
+        self._answering = 0
         self._viewing: set[asyncio.Task[None]] = set()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether its client is away, and has not begun to come back."""
+        return self.session.state == "away" and self.connection.gone.is_set()
 
     @property
     def connection(self) -> Connection:
@@ -76,10 +82,13 @@ class Place:
         return self._peer.connection
 
     async def answer(self, offer: Offer) -> str:
-        """The answer to the client's offer: its first, or one with which it comes back. Raises OfferError.
+        """The answer to the client's offer: its first, or one with which it comes back.
+
+        Raises OfferError, and SessionNotFoundError where the session has ended.
 
         A connection that it had before is closed once the new one is answered.
         """
+        self._check_open()
         peer = Peer(
             self.session,
             self._broadcast,
@@ -90,8 +99,8 @@ class Place:
             idle_timeout_s=self._terms.idle_timeout_s,
         )
         sdp = await peer.answer(offer)
-        if self.session.state == "closed":
-            await peer.close()
+        if self.session.ended.is_set():  # meanwhile: `run` knows nothing of this peer
+            await peer.connection.close()
             raise SessionNotFoundError("the session has ended")
         before, self._peer = self._peer, peer
         if before is not None:
@@ -103,12 +112,20 @@ class Place:
 
     async def watch(self, offer: Offer) -> tuple[str, Viewer, str]:
         """A new viewer's id, itself, and the answer to its offer. Raises OfferError, NotLiveError, BusyError."""
+        self._check_open()
         if not self._broadcast.shown:
             raise NotLiveError("this session has no picture yet, or none at the moment", RETRY_NOT_LIVE_S)
-        if len(self.viewers) >= self._terms.max_viewers:
+        if len(self.viewers) + self._answering >= self._terms.max_viewers:
             raise BusyError(f"{self._terms.max_viewers} watch this session already", RETRY_CROWDED_S)
         viewer = Viewer(self._broadcast, self._sound, self._connect())
-        sdp = await viewer.answer(offer)
+        self._answering += 1
+        try:
+            sdp = await viewer.answer(offer)
+        finally:
+            self._answering -= 1
+        if self.session.ended.is_set():  # meanwhile, as above
+            await viewer.connection.close()
+            raise SessionNotFoundError("the session has ended")
         viewer_id = secrets.token_urlsafe(16)
         task = asyncio.create_task(self._serve(viewer_id, viewer), name="viewer")
         self._viewing.add(task)
@@ -155,6 +172,10 @@ class Place:
         waits = self.session.ended.wait(), self._replaced.wait()
         if not await first_of(*waits, timeout_s=self._terms.grace_s):
             self.session.end("the connection was lost, and the client did not come back")
+
+    def _check_open(self) -> None:
+        if self.session.ended.is_set():
+            raise SessionNotFoundError("the session has ended")
 
     async def _serve(self, viewer_id: str, viewer: Viewer) -> None:
         try:

@@ -80,6 +80,8 @@ class Service:
         self._places: dict[str, Place] = {}
         self._streams: dict[str, Place] = {}
         """By what they can be watched under: a secret, and the name they were published under."""
+        self._names_taken: set[str] = set()
+        """By publishers that are being answered."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = 0
         self._stopping = False
@@ -127,14 +129,18 @@ class Service:
         Raises OfferError, ParamsError, BusyError, NameTakenError.
         """
         known = self._streams.get(name) if name else None
-        if known is None:
-            session, answer = (opened := await self.open(sdp, params, name)).session, opened.sdp
-        elif known.session.state == "away":
-            session = known.session
-            session.update(params)
-            answer = await known.answer(Offer.parse_sender(sdp))
-        else:
+        if name in self._names_taken or (known is not None and not known.awaited):
             raise NameTakenError(f"another session is published as {name}", RETRY_FULL_S)
+        self._names_taken |= {name} - {""}
+        try:
+            if known is None:
+                opened = await self.open(sdp, params, name)
+                session, answer = opened.session, opened.sdp
+            else:
+                session, answer = known.session, await known.answer(Offer.parse_sender(sdp))
+                session.update(params)
+        finally:
+            self._names_taken.discard(name)
         return Connected(session.id, answer, self._place(session.id).connection)
 
     async def watch(self, stream: str, sdp: str) -> Connected:

@@ -12,6 +12,7 @@ import pytest
 
 from streamgen.bench.footprint import cpu_seconds, footprint
 from streamgen.bench.latency import Outcome
+from streamgen.bench.measure import Figures
 from streamgen.bench.soak import GROWTH_MIB, Soak
 from tests.support.scripts import run_script
 
@@ -53,6 +54,27 @@ def test_growth_and_leaks_are_faults_and_noise_is_none() -> None:
     assert growth.startswith("memory")
     (leak,) = seen(100, sockets_after=2).faults()
     assert leak == "sockets: 0 before, 2 after"
+
+
+def of_session(**changes: object) -> Figures:
+    values = dict.fromkeys(Figures.__slots__, 0) | {"frames_sent": 100, "frames_received": 100}
+    return Figures(**(values | {"first_5s_p50": 50.0, "last_5s_p50": 52.0} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"last_5s_p50": 90.0}, "session 1: 50 ms at first, 90 at last"),
+        ({"last_5s_p50": None}, "session 1: no result could be read"),
+        ({"frames_received": 80}, "session 1: 80 results of 100 frames"),
+        ({"foreign": 1}, "session 1: 1 results were another session's"),
+    ],
+)
+def test_what_is_wrong_with_a_session_is_a_fault(changes: dict[str, object], fault: str | None) -> None:
+    run = seen(100.0)
+    run = replace(run, outcome=Outcome((of_session(**changes),), None))
+    assert run.faults() == ([] if fault is None else [fault])
 
 
 @pytest.mark.slow

@@ -323,6 +323,8 @@ export class StreamgenSession extends EventTarget {
   #updates = new Map();
   #seq = 0;
   #paused = false;
+  /** Whether the stream is to begin anew once it is back. */
+  #anew = false;
   #abort = new AbortController();
   /** @type {SessionState} */ #state = "connecting";
 
@@ -392,7 +394,10 @@ export class StreamgenSession extends EventTarget {
   resume() { this.#verb("resume", false); }
 
   /** Forgets the stream's past (caches, positions); parameters stay. */
-  reset() { this.#verb("reset", this.#paused); }
+  reset() {
+    this.#anew = this.#state === "reconnecting";
+    this.#verb("reset", this.#paused);
+  }
 
   /** Sends another source from now on, without a cut. @param {MediaStream} source */
   async replaceSource(source) {
@@ -448,7 +453,10 @@ export class StreamgenSession extends EventTarget {
     }
     if (this.#state === "connecting" || this.#state === "reconnecting") this.#enter("warming");
     this.#updates.forEach(({ params }, seq) => connection.send({ type: "update", seq, params }));
-    if (this.#paused) connection.send({ type: "pause" });
+    // The service has kept what held before the loss, whatever was asked for since.
+    if (this.#paused || connection.id === before) connection.send({ type: this.#paused ? "pause" : "resume" });
+    if (this.#anew) connection.send({ type: "reset" });
+    this.#anew = false;
     connection.watch((why) => void this.#reconnect(connection, why));
   }
 

@@ -19,7 +19,7 @@ from streamgen.bench.link import Link, Quality
 from streamgen.bench.measure import Log, Sample
 from streamgen.bench.server import Server
 from streamgen.client import Client, Session
-from streamgen.errors import ConfigError
+from streamgen.errors import ConfigError, ConnectError
 
 FPS = 30.0
 """Of aiortc's own track, which sets the pace for both."""
@@ -59,16 +59,21 @@ class Side:
 
     samples: list[list[Sample]] = field(default_factory=list)
     """Of each round, without the warm-up."""
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    """When each round began and ended, on the clock of its samples (s)."""
     cpu_s: float = 0.0
     """That the server took, without the warm-up."""
     seconds: float = 0.0
     sent: int = 0
 
     def figures(self) -> dict[str, float]:
-        """Latencies in ms; cpu in cores of the server; frames that came back of those sent."""
+        """Latencies in ms; cpu in cores of the server; back: results of the frames sent, as a share.
+
+        Raises ConnectError where there was no result at all.
+        """
         latencies = np.array([sample.latency for samples in self.samples for sample in samples]) * 1000
         if not len(latencies) or not self.seconds:
-            return {}
+            raise ConnectError("no result could be read")
         p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
         return {
             "p50": round(float(p50), 2),
@@ -76,6 +81,7 @@ class Side:
             "p99": round(float(p99), 2),
             "cpu": round(self.cpu_s / self.seconds, 3),
             "fps": round(len(latencies) / self.seconds, 2),
+            "back": round(len(latencies) / max(self.sent, 1), 3),
         }
 
     def steadiness(self) -> dict[str, float]:
@@ -86,14 +92,15 @@ class Side:
         return {
             "first_quarter_p50": round(float(np.median(worst[0])), 2),
             "last_quarter_p50": round(float(np.median(worst[-1])), 2),
-            "longest_freeze": round(1000 * max(longest_freeze(samples) for samples in self.samples), 1),
+            "longest_freeze": round(1000 * max(map(longest_freeze, self.samples, self.spans)), 1),
             "back_to_normal": round(1000 * max(back_to_normal(samples) for samples in self.samples), 1),
         }
 
 
-def longest_freeze(samples: list[Sample]) -> float:
-    """Seconds between two results, at most."""
-    return max((b.received - a.received for a, b in itertools.pairwise(samples)), default=0.0)
+def longest_freeze(samples: list[Sample], span: tuple[float, float]) -> float:
+    """Seconds without a result, at most, from the beginning of a round to its end."""
+    times = [span[0], *(sample.received for sample in samples), span[1]]
+    return max(b - a for a, b in itertools.pairwise(times))
 
 
 def back_to_normal(samples: list[Sample]) -> float:
@@ -172,6 +179,7 @@ async def _counted(side: Side, pid: int, log: Log, seconds: float) -> AsyncItera
     (began, cpu_before), (ended, cpu_after) = marks
     start, end = began - log.started, ended - log.started
     side.samples.append([sample for sample in log.samples if start <= sample.received <= end])
+    side.spans.append((start, end))
     side.cpu_s += cpu_after - cpu_before
     side.seconds += ended - began
     side.sent += sum(began <= sent <= ended for sent in log.sent)

@@ -18,6 +18,8 @@ SETTLE_S = 30.0
 """The server gets so long to free what sessions took."""
 GROWTH_MIB, GROWTH_SHARE = 16.0, 0.05
 """Memory may differ by that or by that share between a quarter of the run and its end; allocators are not exact."""
+RECEIVED_SHARE = 0.9
+"""Of the frames sent, results that have to come."""
 SLOWER_MS, SLOWER_SHARE = 20.0, 0.2
 """And the median latency of 5 s by that."""
 
@@ -41,11 +43,8 @@ class Soak:
         if late - early > max(GROWTH_MIB, GROWTH_SHARE * early):
             found.append(f"memory: {early:.1f} MiB after a quarter of the run, {late:.1f} MiB at its end")
         for number, it in enumerate(self.outcome.sessions, 1):
-            if isinstance(it, Figures) and it.first_5s_p50 is not None and it.last_5s_p50 is not None:
-                if it.last_5s_p50 - it.first_5s_p50 > max(SLOWER_MS, SLOWER_SHARE * it.first_5s_p50):
-                    found.append(f"session {number}: {it.first_5s_p50:.0f} ms at first, {it.last_5s_p50:.0f} at last")
-                if it.foreign:
-                    found.append(f"session {number}: {it.foreign} results were another session's")
+            if isinstance(it, Figures):
+                found += [f"session {number}: {fault}" for fault in _faults(it)]
         return found
 
     def memory(self) -> tuple[float, float]:
@@ -64,6 +63,20 @@ class Soak:
             "most": {name: max(getattr(f, name) for f in self.during) for name in Footprint.__slots__},
             **self.outcome.as_dict(),
         }
+
+
+def _faults(it: Figures) -> list[str]:
+    found = []
+    first, last = it.first_5s_p50, it.last_5s_p50
+    if first is None or last is None:
+        found.append("no result could be read")
+    elif last - first > max(SLOWER_MS, SLOWER_SHARE * first):
+        found.append(f"{first:.0f} ms at first, {last:.0f} at last")
+    if it.frames_received < RECEIVED_SHARE * it.frames_sent:
+        found.append(f"{it.frames_received} results of {it.frames_sent} frames")
+    if it.foreign:
+        found.append(f"{it.foreign} results were another session's")
+    return found
 
 
 async def soak(server: Server, settings: Settings, interval_s: float, on_sample: Callable[[Footprint], None]) -> Soak:

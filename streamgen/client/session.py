@@ -287,6 +287,7 @@ class Session:
         try:
             answer = await self._api.resume(self.id, await peer.offer())
             self._control.use(peer.channel)
+            self.state = answer.state
             await self._connect(peer, answer.sdp)
         except ServiceError as refused:
             if refused.status == httpx.codes.NOT_FOUND:
@@ -295,7 +296,6 @@ class Session:
             return False
         except ConnectError:
             return False
-        self.state = answer.state
         return True
 
     def _end(self, error: Exception | None) -> None:

@@ -50,12 +50,15 @@ class Intake:
 
     async def run(self) -> None:
         """Until the track ends, or until cancelled."""
-        scaling = asyncio.create_task(self._scale_all(), name="intake-scaling")
+        tasks = [asyncio.create_task(work, name="intake") for work in (self._drain(), self._scale_all())]
         try:
-            await self._drain()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            scaling.cancel()
-            await asyncio.gather(scaling, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if self._newest is not None:
                 self._session.give_up("closed")
 
@@ -88,26 +91,27 @@ class Intake:
             self._news.set()
 
     async def _scale_all(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._news.wait()
             self._news.clear()
             arrival, self._newest = self._newest, None
             if arrival is None:
                 continue
-            picture = arrival.picture
-            self._session.source_is((picture.width, picture.height))
-            params = self._session.params
-            whole = params.fit == "contain"
-            scaled = loop.run_in_executor(None, self._scaler, picture, params.width, params.height, whole)
             try:
-                pixels = await scaled
+                frame = await self._scaled(arrival)
             except av.FFmpegError:
                 self._session.give_up("error")
                 continue
-            except asyncio.CancelledError:
-                self._session.give_up("closed")
+            except BaseException as error:
+                self._session.give_up("closed" if isinstance(error, asyncio.CancelledError) else "error")
                 raise
-            deadline = arrival.arrived + params.slo_ms / 1000
-            frame = Frame(arrival.id, arrival.pts, arrival.time_base, arrival.arrived, deadline, pixels)
             self._session.put(frame)
+
+    async def _scaled(self, arrival: Arrival) -> Frame:
+        picture = arrival.picture
+        self._session.source_is((picture.width, picture.height))
+        params = self._session.params
+        sizes = params.width, params.height, params.fit == "contain"
+        pixels = await asyncio.get_running_loop().run_in_executor(None, self._scaler, picture, *sizes)
+        deadline = arrival.arrived + params.slo_ms / 1000
+        return Frame(arrival.id, arrival.pts, arrival.time_base, arrival.arrived, deadline, pixels)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from fractions import Fraction
 
 import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from streamgen.core import Clock
+from streamgen.rtc.pacing import Timeline
 
 BUFFERED_S = 0.08
 """How much later than pictures sound comes out of aiortc's receiver, which waits for four packets of 20 ms."""
 TOLERANCE_S = 0.1
 """Sound may be off by so much from its picture before it is moved: nobody notices, and every move is a gap."""
+RATE = 48000
 MOST_KEPT = 500
 """Pieces of sound, of 20 ms as a rule, that wait for their picture."""
 
@@ -26,6 +29,7 @@ class Sound:
         """delay: by how much later than they came pictures are shown at the moment (s)."""
         self._delay = delay
         self._clock = clock
+        self._timeline = Timeline()
         self._listeners: set[SoundTrack] = set()
 
     def listener(self) -> SoundTrack:
@@ -37,15 +41,21 @@ class Sound:
     async def take(self, track: MediaStreamTrack) -> None:
         """Passes the client's track on until it ends, or until cancelled."""
         recv: Callable[[], Awaitable[object]] = track.recv
+        # Of one kind and on one time line, whatever a client comes back with: encoders take no other half-way.
+        resampler = av.AudioResampler(format="s16", layout="stereo", rate=RATE)
         while True:
             try:
                 piece = await recv()
             except MediaStreamError:
                 return
+            if not isinstance(piece, av.AudioFrame):
+                continue
             self._listeners = {listener for listener in self._listeners if listener.readyState == "live"}
-            if isinstance(piece, av.AudioFrame):
+            for even in resampler.resample(piece):
+                time = self._timeline.place(Fraction(even.pts or 0, RATE), Fraction(even.samples, RATE))
+                even.pts, even.time_base = round(time * RATE), Fraction(1, RATE)
                 for listener in self._listeners:
-                    listener.put(piece)
+                    listener.put(even)
 
 
 class SoundTrack(MediaStreamTrack):

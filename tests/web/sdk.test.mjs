@@ -172,6 +172,17 @@ test("a lost connection comes back to the same session", async () => {
   assert.deepEqual(states(), ["reconnecting", "warming"]);
 });
 
+test("what was asked for meanwhile holds when the session is back, whatever it has kept", async () => {
+  const { world, session } = await opened();
+  session.pause();
+  world.peers[0].become("failed");
+  session.resume();
+  session.reset();
+  await world.timers.pass(250);
+  await settle();
+  assert.deepEqual(world.peers[1].channel.sent.map(({ type }) => type), ["resume", "reset"]);
+});
+
 test("where that has ended, another takes up its parameters, its stream and what was asked meanwhile", async () => {
   const { world, session, states } = await opened();
   world.forgets = true;
