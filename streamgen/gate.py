@@ -18,7 +18,7 @@ BODY_TIMEOUT_S = 10.0
 API, WHIP, WHEP = "/api/", "/whip", "/whep/"
 
 _PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match",
     "Access-Control-Max-Age": "600",
 }

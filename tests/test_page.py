@@ -227,6 +227,13 @@ def test_a_link_shows_the_result_to_others_and_says_when_it_is_over(live_page: P
     expect(viewer.locator("#note")).to_have_text("This stream has ended.")
 
 
+def test_the_viewers_page_has_loaded_while_it_waits(open_page: Opener, server: str) -> None:
+    page = open_page(*CAMERA)
+    page.goto(f"{server}/watch/studio", wait_until="commit")
+    expect(page.locator("#note")).to_have_text("Waiting for the picture …")
+    page.wait_for_load_state("load")
+
+
 def test_the_numbers_show_and_stop_lets_the_camera_go(live_page: Page) -> None:
     number = re.compile(r"^\d")
     for name in ("fps-out", "fps-in", "latency-p50", "latency-p95", "misses", "drops", "promise-text"):

@@ -300,7 +300,7 @@ async def test_preflights_say_what_may_be_sent_and_read(site: Site) -> None:
         assert answer.status_code == 200
         assert answer.headers["accept-post"] == "application/sdp"
         assert answer.headers["access-control-allow-origin"] == ORIGIN
-        assert {"POST", "PATCH", "DELETE"} <= set(answer.headers["access-control-allow-methods"].split(", "))
+        assert {"POST", "PATCH", "DELETE", "OPTIONS"} <= set(answer.headers["access-control-allow-methods"].split(", "))
         allowed = answer.headers["access-control-allow-headers"]
         assert all(name in allowed for name in ("Authorization", "Content-Type", "If-Match"))
         exposed = answer.headers["access-control-expose-headers"]

@@ -29,8 +29,9 @@ viewer.addEventListener("state", (event) => {
   document.body.dataset.state = state;
   note.textContent = TEXTS[state];
   note.title = reason;
+  // Not before: a page has not loaded while a video of it waits for its first frame, for what counts on that.
+  if (state === "live") video.srcObject ??= viewer.stream;
 });
-video.srcObject = viewer.stream;
 document.addEventListener("click", () => { video.muted = !video.muted; });
 addEventListener("pagehide", () => viewer.close());
 void viewer.watch();

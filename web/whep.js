@@ -82,7 +82,7 @@ export class WhepViewer extends EventTarget {
     this.stream.addTrack(track);
   }
 
-  /** The service has no picture, no room, or no such stream. @param {Response} response */
+  /** The service has no picture, no room, or no such stream; or a proxy has no service. @param {Response} response */
   async #refused(response) {
     const body = await response.json().catch(() => undefined);
     const reason = String(body?.error?.message ?? `the service answered ${response.status}`);
@@ -91,6 +91,7 @@ export class WhepViewer extends EventTarget {
       this.#enter("waiting", reason);
       return this.#retry((Number(response.headers.get("Retry-After")) || 2) * 1000, reason);
     }
+    if (response.status >= 500) return this.#retry(undefined, reason);
     this.#enter("ended", reason);
   }
 
@@ -98,6 +99,7 @@ export class WhepViewer extends EventTarget {
   #guard(peer) {
     /** @type {any} */ let timer;
     const lost = (/** @type {string} */ why) => {
+      this.timers.clearTimeout(timer);
       if (peer !== this.#peer) return;
       this.#leave();
       this.#retry(undefined, why);
@@ -109,6 +111,15 @@ export class WhepViewer extends EventTarget {
         timer = this.timers.setTimeout(() => lost("the connection was lost"), DISCONNECT_GRACE_MS);
       }
     });
+    // The service's goodbye closes the transport alone: Chromium's peer would notice some nine seconds later.
+    const { transport } = peer.getReceivers()[0];
+    const goodbye = () => {
+      if (transport?.state !== "closed" || peer !== this.#peer) return;
+      this.#resource = undefined; // Nothing is left of it.
+      lost("the service closed the connection");
+    };
+    transport?.addEventListener("statechange", goodbye);
+    goodbye();
   }
 
   /** @param {number | undefined} ms @param {string} reason */

@@ -67,6 +67,12 @@ class FakePeer extends EventTarget {
     this.dispatchEvent(new Event("connectionstatechange"));
     if (state === "connected") this.channel?.open();
   }
+  getReceivers() { return [{ transport: (this.transport ??= Object.assign(new EventTarget(), { state: "connected" })) }]; }
+  /** The other side says goodbye: browsers show that at the transport at once, and at the peer much later. */
+  hearGoodbye() {
+    this.transport.state = "closed";
+    this.transport.dispatchEvent(new Event("statechange"));
+  }
   close() { this.closed = true; }
 }
 

@@ -84,6 +84,34 @@ test("a short disconnection is waited out", async () => {
   assert.equal(service.made("POST").length, 1);
 });
 
+test("the service's goodbye is heard at once, with nothing left to give back", async () => {
+  const service = makeService();
+  const viewer = service.viewer();
+  await viewer.watch();
+  service.answers.push(notLive);
+  service.world.peers[0].become("disconnected");
+  service.world.peers[0].hearGoodbye();
+  assert.equal(viewer.state, "connecting");
+  await service.world.timers.pass(500);
+  await settle();
+  assert.equal(viewer.state, "waiting");
+  assert.deepEqual(service.made("DELETE"), []);
+  assert.equal(service.made("POST").length, 2);
+  await service.world.timers.pass(2900);
+  assert.equal(service.made("POST").length, 2); // The short wait of the disconnection is off.
+});
+
+test("a proxy without its service is no end of the stream", async () => {
+  const service = makeService();
+  service.answers.push([502, "<html>", {}]);
+  const viewer = service.viewer();
+  await viewer.watch();
+  assert.equal(viewer.state, "connecting");
+  await service.world.timers.pass(500);
+  await settle();
+  assert.equal(viewer.state, "live");
+});
+
 test("where the service is away it tries again, ever more slowly", async () => {
   const service = makeService();
   service.answers.push(...Array(4).fill(new TypeError("down")));
