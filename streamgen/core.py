@@ -62,6 +62,7 @@ class Params:
     )
     fps: float = _param(16.0, minimum=1.0, maximum=60.0, description="Frames a second taken from the source.")
     slo_ms: float = _param(1000.0, minimum=50.0, maximum=60000.0, description="Latency budget of a frame in ms.")
+    late: str = _param("show", enum=["show", "drop"], description="What becomes of a result that misses its deadline.")
     max_kbps: int = _param(4000, minimum=300, maximum=20000, description="Most kbit/s of the video, each way.")
     stamp: bool = _param(False, description="Copy the top 16 pixel rows of each input frame onto its output frame.")
 

@@ -299,7 +299,10 @@ class Session:
         return await self._outbox.first()
 
     def hand_over(self, finished: Finished) -> bool:
-        """The result goes to the client now; False where it was dropped meanwhile (by a pause, a reset, ...)."""
+        """The result goes to the client now; False where it was dropped (by a pause, a reset, for being late, ...)."""
+        if self.too_late(finished):
+            self.discard(finished, "late")
+            return False
         if not self._outbox.remove(finished):
             return False
         now = self._clock.now()
@@ -307,6 +310,10 @@ class Session:
         self.statistics.went_out(now, latency, missed)
         self._metrics.went_out(latency, missed)
         return True
+
+    def too_late(self, finished: Finished) -> bool:
+        """Whether the result is not to be shown any more, as the session would rather miss it than see it late."""
+        return self.params.late == "drop" and self._clock.now() > finished.frame.deadline
 
     def discard(self, finished: Finished, reason: DropReason) -> None:
         """The result will never go to anyone."""

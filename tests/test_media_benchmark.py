@@ -1,68 +1,51 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.scripts import run_script
 
-NAME = "media_benchmark"
-SMALL = "--case 320x192/vp8 --rounds 1 --seconds 1".split()
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+SMALL = "--case 192x128/vp8 --seconds 1 --rounds 1"
 
 
-@linux
 @pytest.mark.slow
-def test_it_writes_the_report_that_the_contract_says(tmp_path: Path) -> None:
+def test_both_sides_are_measured_in_turn(tmp_path: Path) -> None:
     report = tmp_path / "made" / "report.json"
-    done = run_script(NAME, *SMALL, "--json", str(report))
+    done = run_script("media_benchmark", *f"{SMALL} --json {report}".split())
     assert done.returncode == 0, done.stderr
     written = json.loads(report.read_text())
-    assert {"command", "machine", "versions", "results"} <= set(written)
-    assert written["command"] == "media_benchmark --case 320x192/vp8 --rounds 1 --seconds 1"
-    row = written["results"]["320x192/vp8"]
-    assert set(row) == {"ours", "stock", "ratio_p50"}
+    assert written["command"] == f"media_benchmark {SMALL}"
+    (case,) = written["results"].values()
     for side in ("ours", "stock"):
-        assert {"p50", "p95", "p99", "cpu"} <= set(row[side])
-        assert 0 < row[side]["p50"] <= row[side]["p95"] <= row[side]["p99"]
-    assert row["ratio_p50"] == pytest.approx(row["stock"]["p50"] / row["ours"]["p50"], abs=0.01)
-    cpu = written["goals"]["320x192/vp8, cpu"]
-    assert cpu["met"] == (row["ours"]["cpu"] <= row["stock"]["cpu"])
-    assert f"| {'met' if cpu['met'] else 'missed'} |" in done.stdout
+        figures = case[side]
+        assert 0 < figures["p50"] <= figures["p95"] <= figures["p99"]
+        assert figures["cpu"] > 0
+        assert figures["fps"] > 15
+    assert case["ratio_p50"] == pytest.approx(case["stock"]["p50"] / case["ours"]["p50"], abs=0.02)
+    assert "192x128/vp8, cpu" in written["goals"]
+    assert "stock" in done.stdout
 
 
-@linux
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["--slow-consumer 20", "--loss 0.02 --rtt 40"])
-def test_other_modes_are_of_ours_alone(tmp_path: Path, words: str) -> None:
+@pytest.mark.parametrize("mode", ["--loss 0.03 --rtt 20", "--slow-consumer 10"])
+def test_other_modes_tell_of_freezes_and_growth(tmp_path: Path, mode: str) -> None:
     report = tmp_path / "report.json"
-    done = run_script(NAME, *SMALL, *words.split(), f"--json={report}")
+    done = run_script("media_benchmark", *f"{SMALL} {mode} --json={report}".split())
     assert done.returncode == 0, done.stderr
-    written = json.loads(report.read_text())
-    row = written["results"]["320x192/vp8"]
-    assert set(row) == {"ours", "steadiness"}
-    assert set(row["steadiness"]) == {"first_quarter_p50", "last_quarter_p50", "longest_freeze", "back_to_normal"}
-    assert len(written["goals"]) == 2
-    assert "json" not in written["command"]
+    (case,) = json.loads(report.read_text())["results"].values()
+    assert "stock" not in case
+    assert case["steadiness"]["longest_freeze"] > 0
+    assert "json" not in json.loads(report.read_text())["command"]
 
 
 @pytest.mark.parametrize(
     "words",
-    [
-        "--case 832x480",
-        "--case 100x100/h264",
-        "--rounds 0",
-        "--seconds -1",
-        "--loss 1.5",
-        "--rtt x",
-        "--slow-consumer 0",
-    ],
+    ["--case huge", "--case 100x100/h264", "--rounds 0", "--seconds -1", "--loss 1.5", "--rtt x", "--slow-consumer 0"],
 )
 def test_wrong_usage_is_said_before_anything_is_measured(words: str) -> None:
-    done = run_script(NAME, *words.split())
+    done = run_script("media_benchmark", *words.split())
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("media_benchmark")
     assert "Traceback" not in done.stderr

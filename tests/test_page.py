@@ -141,7 +141,7 @@ def open_page(playwright: Playwright, server: str) -> Iterator[Opener]:
     def open_with(*flags: str) -> Page:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
         browsers.append(browser)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
         page.goto(server)
         page.wait_for_selector("#styles button")
         return page
@@ -203,6 +203,28 @@ def test_the_result_follows_a_new_prompt_within_two_seconds(live_page: Page) -> 
         expect(live_page.locator("#feedback")).to_contain_text("Applied from frame")
     # Three tries, as a busy machine may be late once.
     assert any(ms is not None and ms < 2000 for ms in took), f"milliseconds until the result changed: {took}"
+
+
+def test_a_link_shows_the_result_to_others_and_says_when_it_is_over(live_page: Page) -> None:
+    context = live_page.context
+    context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])
+    live_page.click("#link")
+    expect(live_page.locator("#feedback")).to_have_text("Link for viewers copied.")
+    link = live_page.evaluate("navigator.clipboard.readText()")
+    assert re.search(r"/watch/[A-Za-z0-9_-]{20,}$", link)
+    viewer = context.new_page()
+    viewer.goto(link)
+    wait_for_state(viewer, "live")
+    shown = watch(viewer, "video")
+    assert max(distance(shown[0], later) for later in shown[1:]) > 1, "the viewer's picture stands still"
+    live_page.bring_to_front()  # a tab behind another shows nothing new
+    live_page.wait_for_timeout(500)
+    result = watch(live_page, "result", times=16)
+    assert min(distance(a, b) for a in shown for b in result) < 6, "it is not the result"
+    live_page.click("#start")
+    wait_for_state(live_page, "idle")
+    wait_for_state(viewer, "ended")
+    expect(viewer.locator("#note")).to_have_text("This stream has ended.")
 
 
 def test_the_numbers_show_and_stop_lets_the_camera_go(live_page: Page) -> None:

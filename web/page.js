@@ -61,6 +61,18 @@ class Page {
     this.view.showRecording(0);
   }
 
+  /** A link to the result alone, for others, or as a browser source in OBS. */
+  async copyLink() {
+    const link = await this.studio.session?.viewerLink().catch(() => undefined);
+    if (!link) return this.view.showFeedback("The server gave no link.");
+    try {
+      await navigator.clipboard.writeText(String(link));
+      this.view.showFeedback("Link for viewers copied.");
+    } catch { // Clipboards are for secure pages, and may be refused.
+      this.view.showFeedback(`Link for viewers: ${link}`, "rejected");
+    }
+  }
+
   toggleFullscreen() {
     const panel = element("result-view");
     const video = /** @type {HTMLVideoElement & {webkitEnterFullscreen?: () => void}} */ (this.view.result);
@@ -103,6 +115,7 @@ class Page {
     });
     on("mirror", "click", () => view.showMirrored(!this.isMirrored()));
     on("snapshot", "click", () => void snapshot(view.result, this.isMirrored()));
+    on("link", "click", () => void this.copyLink());
     on("record", "click", () => this.toggleRecording());
     on("fullscreen", "click", () => this.toggleFullscreen());
     on("camera", "change", () => this.studio.choose("camera"));

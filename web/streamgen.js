@@ -10,7 +10,8 @@
 
 /**
  * @typedef {{prompt?: string, negative_prompt?: string, steps?: number, noise?: number, seed?: number, width?: number,
- *   height?: number, fit?: "cover" | "contain", fps?: number, slo_ms?: number, max_kbps?: number, stamp?: boolean}} Params
+ *   height?: number, fit?: "cover" | "contain", fps?: number, slo_ms?: number, max_kbps?: number,
+ *   late?: "show" | "drop", stamp?: boolean}} Params
  *   Without width and height the result has the shape of the source; with one of them the other follows
  * @typedef {{fps_in: number, fps_out: number, latency_ms: {p50: number, p95: number, max: number}, frames_in: number,
  *   frames_out: number, deadline_misses: number, drops: Record<string, number>, plan: Record<string, unknown>,
@@ -397,6 +398,13 @@ export class StreamgenSession extends EventTarget {
   async replaceSource(source) {
     this.#source = source;
     await this.#connection?.sender.replaceTrack(source.getVideoTracks()[0] ?? null);
+  }
+
+  /** A page that shows the result and nothing else; whoever has the link needs no token. @returns {Promise<URL>} */
+  async viewerLink() {
+    if (this.id === undefined) throw new ClosedError("closed", "the session is not connected");
+    const { watch } = await this.#client.request("GET", `api/sessions/${encodeURIComponent(this.id)}`);
+    return new URL(String(watch).replace(/^\//, ""), this.#client.url);
   }
 
   /** Ends the session. Safe to call twice, and from a pagehide handler. @returns {Promise<void>} */

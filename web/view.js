@@ -79,7 +79,7 @@ export class View {
     element("start").setAttribute("aria-label", active ? "Stop" : "Start");
     element("start").title = active ? "Stop" : "Start";
     this.#showPause(state);
-    for (const id of ["snapshot", "record", "reset"]) this.#enable(id, state.name === "live" || state.name === "paused");
+    for (const id of ["snapshot", "record", "link", "reset"]) this.#enable(id, state.name === "live" || state.name === "paused");
     if (!WITH_PICTURE.has(state.name)) this.fill("result-view", false); // Else the last frame stays, or black.
   }
 

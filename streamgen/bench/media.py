@@ -132,7 +132,6 @@ async def measure_ours(
             width=case.width,
             height=case.height,
             max_kbps=6000,
-            stamp=True,
         )
         await stack.enter_async_context(session)
         if link is not None:

@@ -64,9 +64,10 @@ class Client:
         tail_s: `frames` ends when the source has ended and no result came for this long.
         reconnect_s: a lost connection is tried to be made anew for this long; the session goes on where it was.
         codec: "h264" or "vp8" where only that is to be used.
-        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, max_kbps,
-            stamp. Without width and height the results have the shape of the source; with one of them the other
-            follows. Where both are given, fit says whether the source covers them ("cover") or is whole ("contain").
+        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, late,
+            max_kbps, stamp. Without width and height the results have the shape of the source; with one of them the
+            other follows. Where both are given, fit says whether the source covers them ("cover") or stays whole
+            ("contain").
 
         Raises MediaFileError for a file that is no video, ServiceError where the service refuses, ConnectError where
         it cannot be reached or the media connection does not come up.

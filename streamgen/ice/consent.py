@@ -17,32 +17,44 @@ _random = random.SystemRandom()
 class Consent:
     """When checks are due, what came of them, and when there is no consent any more. `now`: seconds on any clock.
 
-    granted -- silence_s without any packet, or consent_s without a valid answer --> expired
+    granted -- silence_s without any packet --------------------------------------------------> expired
+            -- consent_s without a valid answer, in which more was sent to them than came ----> expired
+
+    Consent is there so that nobody is flooded who does not want it. Who sends more than it gets, such as a publisher
+    that gets RTCP alone, is not flooded, and may leave checks unanswered: FFmpeg's WHIP muxer never answers any.
     """
 
     def __init__(self, settings: IceSettings, now: float) -> None:
         self._settings = settings
         self._heard = self._granted = now
+        self._received = self._sent = 0  # bytes since the last valid answer
         self._check_at = now + self._interval()
         self._open: deque[tuple[CandidatePair, bytes]] = deque()
 
     @property
     def expires(self) -> float:
         """When there is no consent any more, if nothing comes until then."""
-        return min(self._heard + self._settings.silence_s, self._granted + self._settings.consent_s)
+        silent = self._heard + self._settings.silence_s
+        return silent if self._sent <= self._received else min(silent, self._granted + self._settings.consent_s)
 
     @property
     def next_event(self) -> float:
         """The next check or the expiry, whichever is first."""
         return min(self._check_at, self.expires)
 
-    def heard(self, now: float) -> None:
-        """Something came from the other side."""
+    def heard(self, now: float, size: int = 0) -> None:
+        """Something came from the other side: so many bytes, those of checks not counted."""
         self._heard = now
+        self._received += size
+
+    def sent(self, size: int) -> None:
+        """So many bytes went to the other side."""
+        self._sent += size
 
     def granted(self, now: float) -> None:
         """A valid answer to a check came."""
         self._heard = self._granted = now
+        self._received = self._sent = 0
 
     def due(self, now: float) -> bool:
         """Whether a check is to be sent; if so, it is taken to be sent."""

@@ -109,17 +109,23 @@ class Generation(Connection):
 
     def data_received(self, data: bytes, component: int) -> None:
         """A datagram that is not STUN."""
-        self._heard()
+        self._heard(len(data))
         self._received(data)
+
+    async def sendto(self, data: bytes, component: int) -> None:
+        """Sends a datagram. Raises ConnectionError before there is a pair."""
+        await super().sendto(data, component)
+        if self._consent is not None:
+            self._consent.sent(len(data))
 
     def protocol_lost(self, protocol: StunProtocol) -> None:
         """A socket, or an allocation on a TURN server, broke."""
         if any(pair.protocol is protocol for pair in self._nominated.values()):
             self._lost(self)
 
-    def _heard(self) -> None:
+    def _heard(self, size: int = 0) -> None:
         if self._consent is not None:
-            self._consent.heard(asyncio.get_running_loop().time())
+            self._consent.heard(asyncio.get_running_loop().time(), size)
 
     async def _open_sockets(self) -> list[StunProtocol]:
         addresses = ice.get_host_addresses(use_ipv4=True, use_ipv6=True)

@@ -81,6 +81,9 @@ class Broadcast:
             return False
         due = self._pacer.schedule(finished.frame.media_time, finished.at)
         watched = [encoding for encoding in self._encodings.values() if encoding.seats]
+        if watched and self._session.too_late(finished):
+            self._session.discard(finished, "late")
+            return True
         encoded = await self._encoded(finished.frame, finished.frame.pts, watched) if watched else []
         wait = due - self._clock.now()
         if wait > 0:

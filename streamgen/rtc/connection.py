@@ -18,6 +18,7 @@ from streamgen.rtc.broadcast import Broadcast
 from streamgen.rtc.encoding import Seat, send_from
 from streamgen.rtc.fragment import Fragment, fragment
 from streamgen.rtc.offer import MAX_CANDIDATES, Offer
+from streamgen.rtc.profiles import Profiles
 from streamgen.rtc.sound import SoundTrack
 from streamgen.rtc.ssrcs import limit_sources
 from streamgen.turn import IceServer
@@ -120,13 +121,14 @@ class Connection:
         return fragment(ours.ufrag, ours.pwd, self._mid, ours.candidates)
 
     async def _negotiate(self, offer: Offer, set_up: Callable[[RTCRtpTransceiver], None]) -> str:
-        await self.rtc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+        profiles = Profiles.of(offer.sdp)
+        await self.rtc.setRemoteDescription(RTCSessionDescription(profiles.sdp, "offer"))
         for transceiver in self.rtc.getTransceivers():
             set_up(transceiver)
         for transport in {transceiver.receiver.transport for transceiver in self.rtc.getTransceivers()}:
             limit_sources(transport)
         await self.rtc.setLocalDescription(await self.rtc.createAnswer())
-        return self.rtc.localDescription.sdp
+        return profiles.restore(self.rtc.localDescription.sdp)
 
     def send(self, broadcast: Broadcast, transceiver: RTCRtpTransceiver) -> None:
         """Sends a session's results on a transceiver. Raises OfferError for a codec that cannot be encoded."""

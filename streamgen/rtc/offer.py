@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from streamgen.errors import OfferError
+from streamgen.ice import parse_candidate, usable
 
 MAX_OFFER_BYTES = 128 * 1024
 MAX_MEDIA = 3
@@ -161,20 +161,9 @@ def is_usable(candidate: str) -> bool:
 
     `.local` names are left out: resolving them holds up the answer, and the client's own packets show its address.
     """
-    words = candidate.split()
-    if len(words) < 8:
+    if len(candidate.split()) < 8:
         return True  # not SDP: the parser says so
-    _, component, transport, priority, host, port, _, kind = words[:8]
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+        return usable(parse_candidate(candidate))
+    except OfferError:
         return False
-    return (
-        component == "1"
-        and transport.lower() == "udp"
-        and priority.isdecimal()
-        and port.isdecimal()
-        and 0 < int(port) < 65536
-        and kind in ("host", "srflx", "relay")
-        and not (address.is_multicast or address.is_unspecified or host == "255.255.255.255")
-    )

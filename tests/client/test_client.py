@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -74,6 +75,17 @@ async def test_a_file_as_source(service: EchoService, tmp_path):
     assert frame.pixels.shape == (96, 160, 3)
     assert frame.pixels[:40].mean() > 230
     assert frame.pixels[60:].mean() < 150
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp8"])
+async def test_one_codec_alone_can_be_asked_for(service: EchoService, codec: str):
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), codec=codec)
+        await first_frame(session)
+        offered = set(re.findall(r"a=rtpmap:\d+ (VP8|H264)/90000", service.offers[-1]))
+        assert offered == {codec.upper()}
+        with pytest.raises(ConnectError, match="codec must be one of h264, vp8, not 'av1'"):
+            await client.open(pictures(), codec="av1")
 
 
 async def test_a_slow_reader_gets_the_newest(service: EchoService):

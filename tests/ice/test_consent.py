@@ -61,11 +61,25 @@ def test_silence_ends_it_in_ten_seconds() -> None:
     assert consent.expires == 115.0
 
 
-def test_packets_without_answers_do_not_keep_it_for_ever() -> None:
+def test_packets_without_answers_do_not_keep_it_for_ever_for_who_gets_more_than_it_sends() -> None:
     consent = Consent(IceSettings(), 100.0)
     consent.granted(104.0)
-    consent.heard(133.0)
+    consent.sent(1000)
+    consent.heard(133.0, 999)
     assert consent.expires == 134.0
+
+
+def test_who_sends_more_than_it_gets_need_not_answer() -> None:
+    consent = Consent(IceSettings(), 100.0)
+    consent.sent(1000)
+    consent.heard(128.0, 5000)
+    assert consent.expires == 138.0
+    consent.heard(200.0, 5000)
+    assert consent.expires == 210.0
+    consent.granted(205.0)  # what came before does not count for what is sent after
+    consent.sent(1000)
+    consent.heard(230.0, 900)
+    assert consent.expires == 235.0
 
 
 async def test_an_answer_to_an_earlier_check_counts_as_long_as_a_consent_lasts(pair: CandidatePair) -> None:

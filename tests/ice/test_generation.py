@@ -223,6 +223,28 @@ async def test_the_other_side_s_checks_show_that_it_is_there(single: None) -> No
     await other.close()
 
 
+@pytest.mark.parametrize("sent", [0, 500])
+async def test_a_peer_that_answers_no_checks_is_kept_while_more_comes_from_it_than_goes_to_it(
+    single: None, sent: int
+) -> None:
+    lost: list[Generation] = []
+    settings = IceSettings(check_interval_s=0.02, silence_s=1.0, consent_s=0.3)
+    one = Generation(settings, (), lambda _: None, lost.append, controlling=True)
+    other = Generation(IceSettings(check_interval_s=100.0), (), lambda _: None, lost.append, controlling=False)
+    await connected(one, other)
+    for protocol in other._protocols:
+        protocol.send_stun = lambda message, addr: None  # type: ignore[method-assign]
+    for _ in range(40):  # longer than a consent lasts
+        await other.send(bytes(100))
+        if lost:
+            break
+        await one.send(bytes(sent or 10))
+        await asyncio.sleep(0.02)
+    assert lost == ([one] if sent else [])
+    await one.close()
+    await other.close()
+
+
 async def test_a_broken_socket_is_noticed_at_once(single: None) -> None:
     lost: list[Generation] = []
     one, other = (

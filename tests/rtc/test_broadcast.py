@@ -164,6 +164,22 @@ async def test_what_nobody_watches_is_counted_as_that() -> None:
         assert abs(await viewer.level() - 160) < 4
 
 
+async def test_what_is_late_is_shown_or_dropped_as_the_session_likes() -> None:
+    async with shown() as (session, broadcast, clock):
+        viewer = screen(broadcast)
+        await session.update({"slo_ms": 50.0, "late": "drop"})
+        late = feed(session, clock, 4)  # type: ignore[arg-type]
+        await asyncio.sleep(0.06)
+        finish_chunk(session, 50)
+        await until(lambda: session.stats().drops.get("late") == len(late))
+        await session.update({"late": "show"})
+        feed(session, clock, 4)  # type: ignore[arg-type]
+        await asyncio.sleep(0.06)
+        finish_chunk(session, 210)
+        assert abs(await viewer.level() - 210) < 4
+        assert session.stats().deadline_misses == 1
+
+
 async def test_a_codec_that_cannot_be_encoded_has_no_seats() -> None:
     async with shown() as (_, broadcast, _clock):
         assert broadcast.seat("video/AV1") is None

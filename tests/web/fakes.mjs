@@ -41,6 +41,7 @@ class FakePeer extends EventTarget {
   addTransceiver(track, init) {
     const sender = { track, replaceTrack: async (next) => { sender.track = next; } };
     this.transceiver = { sender, init };
+    (this.directions ??= []).push([track.kind ?? track, init.direction]);
     this.world.onTransceiver?.(this.transceiver);
     return this.transceiver;
   }
@@ -64,7 +65,7 @@ class FakePeer extends EventTarget {
   become(state) {
     this.connectionState = state;
     this.dispatchEvent(new Event("connectionstatechange"));
-    if (state === "connected") this.channel.open();
+    if (state === "connected") this.channel?.open();
   }
   close() { this.closed = true; }
 }

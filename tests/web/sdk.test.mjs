@@ -312,6 +312,16 @@ test("another source goes out without a new session, and is kept over a reconnec
   assert.equal(world.peers[1].transceiver.sender.track.id, "second");
 });
 
+test("the link for viewers is below the service's own address", async () => {
+  const { world, session } = await opened();
+  const { usual } = world;
+  world.usual = (request) => (request.method === "GET" ? [200, { watch: "/watch/abc" }] : usual(request));
+  assert.equal(String(await session.viewerLink()), "http://host/base/watch/abc");
+  assert.equal(world.made("GET").at(-1).path, "/base/api/sessions/s1");
+  await session.close();
+  await assert.rejects(session.viewerLink(), ClosedError);
+});
+
 test("on gives a way to stop listening", async () => {
   const { world, session } = await opened();
   let heard = 0;
