@@ -6,7 +6,7 @@
     python scripts/media_benchmark.py --loss 0.05 --rtt 40           packets lost both ways (ours alone)
 
 Frames carry a barcode of the sender's clock: latency is from drawing a frame to having its result decoded. cpu is what
-the server's processes take, in cores. Prints what is aimed at, and whether it is met.
+the server's processes take, client what this one takes, in cores. Prints what is aimed at, and whether it is met.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import asyncio
 import json
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from streamgen.bench.link import Quality
@@ -27,7 +28,10 @@ from streamgen.errors import StreamgenError
 CASES = ("832x480/h264", "832x480/vp8", "512x288/h264")
 SERVER = ("--preset", "passthrough")
 START_TIMEOUT_S = 60.0
-COLUMNS = ("p50", "p95", "p99", "cpu", "fps", "back")
+COLUMNS = {"p50": "p50", "p95": "p95", "p99": "p99", "cpu": "cpu", "client_cpu": "client", "fps": "fps", "back": "back"}
+"""Figures, and what they are called in the table."""
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 Row = dict[str, dict[str, float] | float]
 
@@ -35,10 +39,13 @@ Row = dict[str, dict[str, float] | float]
 def main() -> int:
     args = _parser().parse_args()
     try:
-        results = asyncio.run(_run(args))
+        cases = [Case.parse(text) for text in args.case]
     except StreamgenError as error:
-        sys.stderr.write(f"media_benchmark: {error}\n")
-        return 1
+        return _fail(str(error), WRONG_USAGE)
+    try:
+        results = asyncio.run(_run(args, cases))
+    except StreamgenError as error:
+        return _fail(str(error))
     goals = [goal for name, row in results.items() for goal in _goals(name, row, args)]
     for name, value, bound, met in goals:
         print(f"| {name} | {value:g} | {bound} | {'met' if met else 'missed'} |")
@@ -50,14 +57,15 @@ def main() -> int:
             "results": results,
             "goals": {name: {"value": value, "bound": bound, "met": met} for name, value, bound, met in goals},
         }
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return DONE
 
 
-async def _run(args: argparse.Namespace) -> dict[str, Row]:
+async def _run(args: argparse.Namespace, cases: Sequence[Case]) -> dict[str, Row]:
     results: dict[str, Row] = {}
-    for text in args.case:
-        case, ours, stock = Case.parse(text), Side(), Side()
+    for case in cases:
+        text, ours, stock = str(case), Side(), Side()
         reading_s = 1 / args.slow_consumer if args.slow_consumer else 0.0
         link = Quality(args.loss, args.rtt / 2000) if args.loss or args.rtt else None
         for _ in range(args.rounds):
@@ -84,7 +92,8 @@ def _ratio(stock: Side, ours: Side) -> float:
 
 def _print(case: str, name: str, side: Side) -> None:
     figures = side.figures()
-    print(f"{case:14} {name:6}" + "".join(f"{column:>6} {figures[column]:7.2f}" for column in COLUMNS), flush=True)
+    cells = (f"{title:>8} {figures[column]:7.2f}" for column, title in COLUMNS.items())
+    print(f"{case:14} {name:6}" + "".join(cells), flush=True)
 
 
 def _goals(case: str, row: Row, args: argparse.Namespace) -> list[tuple[str, float, str, bool]]:
@@ -128,10 +137,37 @@ def _at_least(name: str, value: float, bound: float) -> tuple[str, float, str, b
     return name, value, f"at least {bound:g}", value >= bound
 
 
-def _shown(words: list[str]) -> list[str]:
-    """The arguments, without where the report went."""
-    at = words.index("--json") if "--json" in words else len(words)
-    return words[:at] + words[at + 2 :]
+def _shown(words: Sequence[str]) -> list[str]:
+    """The arguments, without where the report goes."""
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if before != "--json" and word.partition("=")[0] != "--json"
+    ]
+
+
+def _fail(why: str, status: int = FAILED) -> int:
+    sys.stderr.write(f"media_benchmark: {why}\n")
+    return status
+
+
+def _within(low: float, high: float) -> Callable[[str], float]:
+    """For argparse: numbers above `low` and below `high`."""
+
+    def parse(text: str) -> float:
+        number = float(text)
+        if not low < number < high:
+            raise argparse.ArgumentTypeError(f"{text} is not above {low:g} and below {high:g}")
+        return number
+
+    return parse
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,11 +175,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--case", nargs="+", default=list(CASES), metavar="WxH/CODEC", help=f"(default {' '.join(CASES)})"
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each round, after its warm-up (default 10)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of ours and stock in turn (default 3)")
-    parser.add_argument("--slow-consumer", type=float, default=0.0, metavar="FPS", help="frames a second that are read")
-    parser.add_argument("--loss", type=float, default=0.0, metavar="SHARE", help="of the packets, each way")
-    parser.add_argument("--rtt", type=float, default=0.0, metavar="MS", help="there and back")
+    parser.add_argument(
+        "--seconds", type=_within(0, 3600), default=10.0, help="of each round, after its warm-up (default 10)"
+    )
+    parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="of ours and stock in turn (default 3)")
+    parser.add_argument(
+        "--slow-consumer", type=_within(0, 1000), default=0.0, metavar="FPS", help="frames a second that are read"
+    )
+    parser.add_argument("--loss", type=_within(0, 1), default=0.0, metavar="SHARE", help="of the packets, each way")
+    parser.add_argument("--rtt", type=_within(0, 10_000), default=0.0, metavar="MS", help="there and back")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser
 

@@ -28,6 +28,9 @@ UPDATE_TIMEOUT_S = 2.0
 
 MAX_UPDATES_WAITING = 64
 
+MOST_HELD = 24
+"""Results that may wait for their time: what the pacing holds at most, at 60 frames a second."""
+
 MAX_FAILURES = 3
 """A session whose chunks fail as often in a row is closed: it costs the others engine time, or even restarts."""
 
@@ -99,7 +102,7 @@ class Session:
         self._alone = False
         self._failures = 0
         self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 2)
-        self._outbox = Outbox(3 * max(spec.chunk_frames, spec.first_chunk_frames))
+        self._outbox = Outbox(max(3 * max(spec.chunk_frames, spec.first_chunk_frames), MOST_HELD))
         self._updates = Updates()
         self._asked = SIZES.intersection(asked)
         self._source = SourceShape()

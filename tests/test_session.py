@@ -87,11 +87,11 @@ async def test_results_that_nobody_takes_do_not_pile_up() -> None:
     clock = ManualClock()
     session = make_session(clock=clock)
     session.connected()
-    for _ in range(5):
+    for _ in range(8):
         feed(session, clock, 4)
         run_chunk(session)
     assert session.stats().drops == {"late": 8}
-    assert await hand_over_all(session) == list(range(8, 20))
+    assert await hand_over_all(session) == list(range(8, 32))
 
 
 async def test_an_update_holds_from_the_first_frame_of_the_next_chunk() -> None:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from streamgen.bench import scenes, stock
-from streamgen.bench.barcode import Barcode, Pixels
+from streamgen.bench.barcode import MIN_WIDTH, Barcode, Pixels
 from streamgen.bench.footprint import cpu_seconds
 from streamgen.bench.link import Link, Quality
 from streamgen.bench.measure import Log, Sample
@@ -26,6 +26,7 @@ FPS = 30.0
 WARM_UP_S = 2.0
 """Left out of the figures: encoders begin with key frames, and estimates of the bandwidth with a guess."""
 SCENE_FRAMES = 60
+MIN_HEIGHT = 64
 FREEZE_INTERVALS = 3
 """Results further apart than so many frame intervals are a freeze."""
 NORMAL = 1.5
@@ -47,7 +48,10 @@ class Case:
         width, _, height = size.partition("x")
         if not (width.isdecimal() and height.isdecimal() and codec in ("h264", "vp8")):
             raise ConfigError(f"a case is written WIDTHxHEIGHT/h264 or /vp8, not {text!r}")
-        return cls(int(width), int(height), codec)
+        case = cls(int(width), int(height), codec)
+        if case.width < MIN_WIDTH or case.height < MIN_HEIGHT or case.width % 2 or case.height % 2:
+            raise ConfigError(f"pictures have an even size of {MIN_WIDTH}x{MIN_HEIGHT} or more, not {width}x{height}")
+        return case
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}/{self.codec}"
@@ -63,23 +67,27 @@ class Side:
     """When each round began and ended, on the clock of its samples (s)."""
     cpu_s: float = 0.0
     """That the server took, without the warm-up."""
+    client_cpu_s: float = 0.0
+    """That this process took meanwhile."""
     seconds: float = 0.0
     sent: int = 0
 
     def figures(self) -> dict[str, float]:
-        """Latencies in ms; cpu in cores of the server; back: results of the frames sent, as a share.
+        """Latencies in ms; cpu of the server and of this client in cores; results a second, and as a share of frames
+        sent (back).
 
         Raises ConnectError where there was no result at all.
         """
         latencies = np.array([sample.latency for samples in self.samples for sample in samples]) * 1000
-        if not len(latencies) or not self.seconds:
-            raise ConnectError("no result could be read")
+        if not len(latencies):
+            raise ConnectError("no frame came back after the warm-up")
         p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
         return {
             "p50": round(float(p50), 2),
             "p95": round(float(p95), 2),
             "p99": round(float(p99), 2),
             "cpu": round(self.cpu_s / self.seconds, 3),
+            "client_cpu": round(self.client_cpu_s / self.seconds, 3),
             "fps": round(len(latencies) / self.seconds, 2),
             "back": round(len(latencies) / max(self.sent, 1), 3),
         }
@@ -163,12 +171,12 @@ async def measure_stock(case: Case, seconds: float, side: Side) -> None:
 @asynccontextmanager
 async def _counted(side: Side, pid: int, log: Log, seconds: float) -> AsyncIterator[None]:
     """Adds what happens within, from the end of the warm-up on, to `side`."""
-    marks: list[tuple[float, float]] = []
+    marks: list[tuple[float, float, float]] = []
 
     async def mark() -> None:
         for wait in (WARM_UP_S, seconds):
             await asyncio.sleep(wait)
-            marks.append((time.monotonic(), cpu_seconds(pid)))
+            marks.append((time.monotonic(), cpu_seconds(pid), time.process_time()))
 
     marking = asyncio.create_task(mark())
     try:
@@ -176,11 +184,12 @@ async def _counted(side: Side, pid: int, log: Log, seconds: float) -> AsyncItera
         await marking
     finally:
         marking.cancel()
-    (began, cpu_before), (ended, cpu_after) = marks
+    (began, cpu_before, own_before), (ended, cpu_after, own_after) = marks
     start, end = began - log.started, ended - log.started
     side.samples.append([sample for sample in log.samples if start <= sample.received <= end])
     side.spans.append((start, end))
     side.cpu_s += cpu_after - cpu_before
+    side.client_cpu_s += own_after - own_before
     side.seconds += ended - began
     side.sent += sum(began <= sent <= ended for sent in log.sent)
 

@@ -77,6 +77,8 @@ class Pacer:
 
     LATE_ONE_IN = 24
     """Of so many chunks one may be shown late, beside the slowest of all."""
+    LENIENT_S = 0.008
+    """A result may be late by this: half of what a screen shows one picture for."""
     WINDOW_S = 4.0
     """Chunks of this much media time count."""
     FALL = 0.15
@@ -115,7 +117,8 @@ class Pacer:
 
     def _wanted(self) -> float:
         transits = sorted(group.transit for group in self._groups)
-        return transits[-min(len(transits), 2 + len(transits) // self.LATE_ONE_IN)]
+        nearly_all = transits[-min(len(transits), 2 + len(transits) // self.LATE_ONE_IN)]
+        return max(transits[0], nearly_all - self.LENIENT_S)
 
     def _longest_hold(self) -> float:
         return max(group.last - group.first for group in self._groups) + self.SLACK_S

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from streamgen.bench.link import Quality
 from streamgen.bench.measure import Sample
-from streamgen.bench.media import Case, Side, back_to_normal, longest_freeze
+from streamgen.bench.media import Case, Side, back_to_normal, longest_freeze, measure_ours, measure_stock
+from streamgen.bench.server import Server
 from streamgen.errors import ConfigError, ConnectError
+from tests.support.echo_service import Behaviour, EchoService
 
 USUAL = 0.05
+SMALL = Case(192, 64, "vp8")
+DELAY_S = 0.2
 
 
 def samples(*times: float, late: dict[float, float] | None = None) -> list[Sample]:
@@ -24,6 +31,12 @@ def test_a_case_is_read_and_written_as_it_is_named() -> None:
     for text in ("832/h264", "832x480", "832x480/av1", "x/vp8"):
         with pytest.raises(ConfigError, match="WIDTHxHEIGHT"):
             Case.parse(text)
+
+
+@pytest.mark.parametrize("size", ["190x64", "192x62", "833x480", "832x481"])
+def test_a_size_that_no_barcode_or_codec_can_have(size: str) -> None:
+    with pytest.raises(ConfigError, match=f"even size of 192x64 or more, not {size}"):
+        Case.parse(f"{size}/h264")
 
 
 def test_a_freeze_is_the_longest_time_without_a_result() -> None:
@@ -44,9 +57,49 @@ def test_normal_is_where_latency_is_as_usual_after_a_freeze() -> None:
 
 def test_figures_are_of_all_rounds_and_steadiness_of_the_worst() -> None:
     slower = [Sample(it.received, it.media_time, 0.1 if it.received > 0.7 else USUAL) for it in steady(30)]
-    side = Side([steady(30), slower], [(0.0, 1.0)] * 2, cpu_s=1.0, seconds=2.0, sent=80)
-    assert side.figures() == {"p50": 50.0, "p95": 100.0, "p99": 100.0, "cpu": 0.5, "fps": 30.0, "back": 0.75}
+    side = Side([steady(30), slower], [(0.0, 1.0)] * 2, cpu_s=1.0, client_cpu_s=0.5, seconds=2.0, sent=80)
+    shares = {"cpu": 0.5, "client_cpu": 0.25, "fps": 30.0, "back": 0.75}
+    assert side.figures() == {"p50": 50.0, "p95": 100.0, "p99": 100.0, **shares}
     worst = side.steadiness()
     assert (worst["first_quarter_p50"], worst["last_quarter_p50"]) == (50.0, 100.0)
-    with pytest.raises(ConnectError, match="no result"):
-        Side().figures()
+
+
+def test_no_result_at_all_is_an_error_and_no_figure() -> None:
+    with pytest.raises(ConnectError, match="no frame came back"):
+        Side([[], []], seconds=8.0).figures()
+
+
+async def test_our_round_measures_the_delay_of_the_service() -> None:
+    with EchoService(Behaviour(delay_s=DELAY_S)) as service:
+        side = Side()
+        await measure_ours(Server(service.url, os.getpid()), SMALL, 1.0, side)
+    (seen,) = side.samples
+    assert len(seen) > 10
+    assert min(sample.latency for sample in seen) >= DELAY_S
+    assert side.seconds >= 1.0
+    assert 0 < side.client_cpu_s <= side.cpu_s + 0.02  # this process is client and server; /proc counts in hundredths
+
+
+async def test_our_round_goes_through_a_bad_link() -> None:
+    with EchoService(Behaviour()) as service:
+        side = Side()
+        far = Quality(delay_s=DELAY_S / 2)
+        await measure_ours(Server(service.url, os.getpid()), SMALL, 1.0, side, far)
+    assert min(sample.latency for sample in side.samples[0]) >= DELAY_S
+
+
+async def test_a_slow_reader_gets_fewer_results() -> None:
+    with EchoService(Behaviour()) as service:
+        side = Side()
+        await measure_ours(Server(service.url, os.getpid()), SMALL, 1.0, side, reading_s=0.25)
+    assert 1 <= len(side.samples[0]) <= 5
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp8"])
+async def test_the_stock_round_reads_back_what_it_sent(codec: str) -> None:
+    side = Side()
+    await measure_stock(Case(320, 192, codec), 1.0, side)
+    (seen,) = side.samples
+    assert len(seen) > 10
+    assert min(sample.latency for sample in seen) > 0
+    assert side.cpu_s > 0

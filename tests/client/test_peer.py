@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from aiortc import VideoStreamTrack
 
@@ -57,3 +59,16 @@ async def test_losses_are_got_over_and_requests_limited():
     sender = peer._transceiver.sender
     assert all(name in sender.__dict__ for name in ("_send_keyframe", "_retransmit"))
     await peer.close()
+
+
+@pytest.mark.parametrize(("codec", "offered"), [("", {"VP8", "H264"}), ("vp8", {"VP8"}), ("h264", {"H264"})])
+async def test_a_codec_that_is_chosen_is_offered_alone(codec: str, offered: set[str]):
+    peer = Peer(VideoStreamTrack(), (), codec)
+    names = set(re.findall(r"a=rtpmap:\d+ (\w+)/90000", await peer.offer()))
+    assert names - {"rtx"} == offered
+    await peer.close()
+
+
+def test_a_codec_that_there_is_not_is_an_error():
+    with pytest.raises(ConnectError, match="codec must be one of h264, vp8, not 'av1'"):
+        Peer(VideoStreamTrack(), (), "av1")
