@@ -84,11 +84,12 @@ const REASONS = {
   paused: "while paused",
   restart: "at a fresh start",
   error: "the engine failed",
+  unwatched: "while nobody watched",
   closed: "at the end",
 };
 
 /** Reasons for which dropping is what was asked for. */
-const ON_PURPOSE = new Set(["rate", "paused"]);
+const ON_PURPOSE = new Set(["rate", "paused", "unwatched"]);
 
 /** Reasons and their counts, most frequent first. @param {Record<string, number>} drops @returns {[string, number][]} */
 export function reasons(drops) {

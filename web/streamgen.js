@@ -15,7 +15,7 @@
  *   Without width and height the result has the shape of the source; with one of them the other follows
  * @typedef {{fps_in: number, fps_out: number, latency_ms: {p50: number, p95: number, max: number}, frames_in: number,
  *   frames_out: number, deadline_misses: number, drops: Record<string, number>, plan: Record<string, unknown>,
- *   state: string}} Stats
+ *   state: string, network?: Record<string, number>}} Stats
  * @typedef {{type?: string, default?: any, minimum?: number, maximum?: number, maxLength?: number, enum?: string[]}} ParamSchema
  * @typedef {{name: string, title: string, loaded: boolean, native_fps: number, width: number, height: number,
  *   params: {properties: Record<string, ParamSchema>}, styles: {name: string, prompt: string}[]}} Preset
@@ -32,6 +32,8 @@ const GATHER_MS = 1500;
 const CONNECT_MS = 15000;
 /** A "disconnected" peer often comes back by itself; only after this long it counts as lost. */
 const DISCONNECT_GRACE_MS = 2500;
+/** States that the service tells of without asking for anything: who hears of them is not away, and `closing` says why. */
+const NOT_FOR_ITS_CLIENT = new Set(["away", "closed"]);
 const BACKOFF_MS = [250, 1000, 2000, 4000, 8000, 10000, 10000, 10000];
 
 /** Root of all errors of the SDK. `code` is stable and meant for programs, `message` is meant for people. */
@@ -177,7 +179,7 @@ export class StreamgenClient {
  * what a camera sees, and in VP8 that comes out 47 levels of 255 off. Where there is no H264, all stays as it was.
  * @param {RTCRtpTransceiver} transceiver
  */
-function preferH264(transceiver) {
+export function preferH264(transceiver) {
   const codecs = globalThis.RTCRtpReceiver?.getCapabilities?.("video")?.codecs ?? [];
   const [first, others] = [true, false].map((wanted) => codecs.filter(({ mimeType }) => /h264$/i.test(mimeType) === wanted));
   if (first.length) transceiver.setCodecPreferences?.([...first, ...others]);
@@ -484,7 +486,7 @@ export class StreamgenSession extends EventTarget {
       case "stats":
         this.stats = message;
         return this.#emit("stats", message);
-      case "state": return message.state === "closed" ? undefined : this.#enter(message.state);
+      case "state": return NOT_FOR_ITS_CLIENT.has(message.state) ? undefined : this.#enter(message.state);
       case "queue": return this.#emit("queue", { position: message.position });
       case "restarted": return this.#emit("restarted", { reason: message.reason });
       case "closing": return this.#closing(String(message.reason ?? ""));

@@ -1,5 +1,7 @@
 /** Watches one stream by WHEP: connects, comes back by itself, and says what it waits for. No page of its own. */
 
+import { preferH264 } from "./streamgen.js";
+
 const SDP = "application/sdp";
 const GATHER_MS = 1000;
 const CONNECT_MS = 10000;
@@ -18,6 +20,7 @@ export class WhepViewer extends EventTarget {
   /** @type {URL | undefined} */ #resource;
   /** @type {any} */ #timer;
   #attempts = 0;
+  /** @type {RTCIceServer[]} */ #iceServers = [];
   /** @type {WatchState} */ #state = "connecting";
 
   /**
@@ -57,16 +60,21 @@ export class WhepViewer extends EventTarget {
   }
 
   async #connect() {
-    const peer = (this.#peer = new this.RTCPeerConnection());
-    peer.addTransceiver("video", { direction: "recvonly" });
+    const peer = (this.#peer = new this.RTCPeerConnection({ iceServers: this.#iceServers }));
+    preferH264(peer.addTransceiver("video", { direction: "recvonly" })); // As most do: then all share one encoding.
     peer.addTransceiver("audio", { direction: "recvonly" });
-    peer.addEventListener("track", ({ track }) => this.#receive(track));
+    peer.addEventListener("track", ({ track, receiver }) => {
+      // Live: show a frame as soon as it is there. Browsers without the property keep their own buffer.
+      if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
+      this.#receive(track);
+    });
     await peer.setLocalDescription(await peer.createOffer());
     await this.#until(peer, "icegatheringstatechange", () => peer.iceGatheringState === "complete", GATHER_MS);
     const response = await this.#request("POST", this.url, peer.localDescription?.sdp);
     if (peer !== this.#peer) return;
     if (response.status !== 201) return this.#refused(response);
     this.#resource = new URL(response.headers.get("Location") ?? "", this.url);
+    this.#iceServers = iceServersOf(response.headers.get("Link") ?? ""); // For the next attempt, where this one fails.
     await peer.setRemoteDescription({ type: "answer", sdp: await response.text() });
     await this.#until(peer, "connectionstatechange", () => peer.connectionState === "connected", CONNECT_MS);
     if (peer !== this.#peer) return;
@@ -167,4 +175,15 @@ export class WhepViewer extends EventTarget {
       check();
     });
   }
+}
+
+/**
+ * The servers in Link headers (RFC 9725, section 4.6).
+ * @param {string} header @returns {RTCIceServer[]}
+ */
+export function iceServersOf(header) {
+  return [...header.matchAll(/<((?:stun|turns?):[^>]+)>([^<]*)/g)].map(([, urls, rest]) => {
+    const value = (/** @type {string} */ name) => rest.match(new RegExp(`${name}="([^"]*)"`))?.[1];
+    return { urls, username: value("username"), credential: value("credential") };
+  });
 }

@@ -29,8 +29,8 @@ test("durations and rates are short", () => {
 });
 
 test("drops are told by reason; what was asked for is no loss", () => {
-  const drops = { rate: 300, late: 2, overload: 5, error: 0, some_new_one: 1 };
-  assert.deepEqual(reasons(drops), [["above the frame rate", 300], ["newer frames were there", 5],
+  const drops = { rate: 300, late: 2, overload: 5, error: 0, some_new_one: 1, unwatched: 40 };
+  assert.deepEqual(reasons(drops), [["above the frame rate", 300], ["while nobody watched", 40], ["newer frames were there", 5],
     ["too late to be of use", 2], ["some new one", 1]]);
   assert.equal(lost(drops), 8);
 });

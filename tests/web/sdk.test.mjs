@@ -146,6 +146,17 @@ test("messages of the service become events; what is not understood is passed ov
   assert.equal(session.stats.fps_out, 15);
 });
 
+test("who comes back does not hear that it was away; statistics of the network are passed on", async () => {
+  const { world, events, session } = await opened();
+  const { channel } = world.peers[0];
+  const network = { packets: 900, missing: 3, recovered: 2, key_frame_requests: 0 };
+  for (const message of [{ type: "state", state: "away" }, { type: "state", state: "live" }, { type: "stats", state: "live", network }]) {
+    channel.hear(message);
+  }
+  assert.deepEqual(events.map(([type, { state }]) => [type, state]), [["state", "live"], ["stats", "live"]]);
+  assert.deepEqual(session.stats.network, network);
+});
+
 test("pause, resume and reset are sent", async () => {
   const { world, session } = await opened();
   session.pause();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { WhepViewer } from "../../web/whep.js";
+import { iceServersOf, WhepViewer } from "../../web/whep.js";
 import { FakeStream, makeWorld, settle } from "./fakes.mjs";
 
 /** A service that answers POSTs from `answers`, with a new place where there are none left. */
@@ -157,4 +157,22 @@ test("closing tells the service, survives the page, and opens nothing more", asy
   await viewer.watch();
   assert.equal(service.made("POST").length, 1);
   assert.equal(viewer.state, "closed");
+});
+
+test("servers that the service names are used for the next attempt", async () => {
+  const link = '<stun:s.example>; rel="ice-server", <turn:t.example?transport=tcp>; rel="ice-server"; username="1:a"; credential="b="; credential-type="password"';
+  assert.deepEqual(iceServersOf(link), [
+    { urls: "stun:s.example", username: undefined, credential: undefined },
+    { urls: "turn:t.example?transport=tcp", username: "1:a", credential: "b=" },
+  ]);
+  assert.deepEqual(iceServersOf(""), []);
+  const service = makeService();
+  service.answers.push([201, "answer", { Location: "/whep/v1", Link: link }]);
+  const viewer = service.viewer();
+  await viewer.watch();
+  assert.deepEqual(service.world.peers[0].configuration, { iceServers: [] });
+  service.world.peers[0].become("failed");
+  await service.world.timers.pass(500);
+  await settle();
+  assert.equal(service.world.peers[1].configuration.iceServers[1].credential, "b=");
 });
