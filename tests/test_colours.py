@@ -88,6 +88,7 @@ async def through_the_service(codec: str, arrived: av.VideoFrame) -> av.VideoFra
     broadcast, viewer = Broadcast(session, clock), Line(codec)
     seat = broadcast.seat(f"video/{codec}")
     assert seat is not None
+    seat.open()
     showing = asyncio.create_task(broadcast.run())
     seen = []
     for _ in range(4):

@@ -142,7 +142,8 @@ class Seat:
         self._news.set()
 
     async def next(self) -> Encoded:
-        """The oldest picture. Raises MediaStreamError once there will be none."""
+        """The oldest picture; opens the seat. Raises MediaStreamError once there will be none."""
+        self.open()
         while not self._queue:
             if self._closed:
                 raise MediaStreamError
@@ -181,7 +182,6 @@ class EncodedTrack(MediaStreamTrack):
 
     async def recv(self) -> Encoded:  # type: ignore[override]  # aiortc hands it to the encoder's `pack`
         """Raises MediaStreamError once there is nothing more to send."""
-        self._seat.open()
         try:
             return await self._seat.next()
         except MediaStreamError:
