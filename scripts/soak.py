@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shlex
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from pipelines.bench.arguments import command
 from streamgen.bench.footprint import Footprint
 from streamgen.bench.latency import Settings
 from streamgen.bench.machine import machine, versions
@@ -46,7 +46,7 @@ def main() -> int:
         print(f"frames: {overall.frames_sent} sent, {overall.frames_received} received, dropped {overall.drops}")
     if args.json is not None:
         report = {
-            "command": shlex.join(["soak", *(word for word in sys.argv[1:] if word not in ("--json", str(args.json)))]),
+            "command": command("soak", ("--json",)),
             "machine": machine(),
             "versions": versions(("aiortc", "av", "numpy")),
             "results": result.as_dict(),
@@ -62,8 +62,8 @@ async def _run(args: argparse.Namespace) -> Soak:
     settings = Settings(
         seconds=60 * args.minutes, fps=args.fps, width=args.width, height=args.height, sessions=args.sessions
     )
-    command = serve_command(["--preset", args.preset, "--max-sessions", str(args.sessions)])
-    async with running(command, START_TIMEOUT_S) as server:
+    serve = serve_command(["--preset", args.preset, "--max-sessions", str(args.sessions)])
+    async with running(serve, START_TIMEOUT_S) as server:
         with tqdm(total=round(settings.seconds / args.interval), unit="sample", disable=None) as bar:
 
             def show(seen: Footprint) -> None:

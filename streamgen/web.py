@@ -31,6 +31,7 @@ from streamgen.errors import (
 from streamgen.gate import Gate, error_response
 from streamgen.metrics import Metrics
 from streamgen.session import Session
+from streamgen.turn import IceServer
 from streamgen.whip import Streams, add_whip
 
 ParamValues = dict[str, str | int | float | bool]
@@ -122,14 +123,6 @@ class ResumeRequest(BaseModel):
 
     sdp: str = Field(description="SDP offer with all its candidates, at most 128 KB.")
     type: Literal["offer"] = "offer"
-
-
-class IceServer(BaseModel):
-    """As RTCPeerConnection takes it."""
-
-    urls: str
-    username: str | None = None
-    credential: str | None = None
 
 
 class OpenReply(BaseModel):
@@ -234,11 +227,10 @@ def _add_sessions(app: FastAPI, backend: Backend) -> None:
 
     def reply(opened: Opened) -> OpenReply:
         session = opened.session
-        servers = backend.ice_servers_for(session.id)
         return OpenReply(
             id=session.id,
             sdp=opened.sdp,
-            ice_servers=[IceServer(**asdict(server)) for server in servers],
+            ice_servers=list(backend.ice_servers_for(session.id)),
             state=session.state,
             params=session.params.as_dict(),
             frame_size=(session.params.width, session.params.height),

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from pipelines import fake
-from streamgen.colours import ToYuv
 from tests.support.chart import chart, errors
+from tests.support.chromium import CHROMIUM, camera_file, chromium
 from tests.support.stage import Stage
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("chromium is not installed, which these tests drive", allow_module_level=True)
 
-from playwright.async_api import Page, async_playwright  # noqa: E402
+from playwright.async_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -28,12 +25,6 @@ CLOSE = 6.0
 """Levels of 255. Measured: at most 4 (Chromium 156)."""
 
 SIZE = 480, 640  # upright
-FLAGS = [
-    *("--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--no-first-run"),
-    *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
-]
-
 # Sends the camera, or a canvas with these RGBA values on it; resolves to the offer.
 OFFER = """
 async ({ codec, drawn, width, height }) => {
@@ -81,18 +72,12 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
 @pytest.fixture
 async def page(tmp_path: Path) -> AsyncIterator[Page]:
     """An empty page whose camera sees the chart, as BT.601 in limited range."""
-    picture = ToYuv()(av.VideoFrame.from_ndarray(chart(*SIZE), format="rgb24")).to_ndarray()
-    header = f"YUV4MPEG2 W{SIZE[0]} H{SIZE[1]} F16:1 Ip A1:1 C420jpeg\n".encode()
-    camera, empty = tmp_path / "camera.y4m", tmp_path / "empty.html"
-    camera.write_bytes(header + (b"FRAME\n" + picture.tobytes()) * 16)
+    empty = tmp_path / "empty.html"
     empty.write_text("<body>")
-    async with async_playwright() as playwright:
-        flags = [*FLAGS, f"--use-file-for-fake-video-capture={camera}"]
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    async with chromium(camera_file(chart(*SIZE), tmp_path / "camera.y4m")) as browser:
         page = await browser.new_page()
         await page.goto(empty.as_uri())
         yield page
-        await browser.close()
 
 
 async def shown_errors(page: Page) -> dict[str, float]:

@@ -13,13 +13,13 @@ from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateErr
 
 from streamgen.encoders import codec_of
 from streamgen.errors import OfferError
-from streamgen.ice import IceDescription, IceSettings, PeerConnection
+from streamgen.ice import MAX_CANDIDATES, IceDescription, IceSettings, PeerConnection
 from streamgen.rtc.broadcast import Broadcast
 from streamgen.rtc.encoding import Seat, send_from
 from streamgen.rtc.fragment import Fragment, fragment
-from streamgen.rtc.offer import MAX_CANDIDATES, Offer
+from streamgen.rtc.offer import Offer
 from streamgen.rtc.profiles import Profiles
-from streamgen.rtc.sound import SoundTrack
+from streamgen.rtc.sound import Sound, SoundTrack
 from streamgen.rtc.ssrcs import limit_sources
 from streamgen.turn import IceServer
 
@@ -130,17 +130,23 @@ class Connection:
         await self.rtc.setLocalDescription(await self.rtc.createAnswer())
         return profiles.restore(self.rtc.localDescription.sdp)
 
-    def send(self, broadcast: Broadcast, transceiver: RTCRtpTransceiver) -> None:
-        """Sends a session's results on a transceiver. Raises OfferError for a codec that cannot be encoded."""
+    def give(self, offer: Offer, broadcast: Broadcast, sound: Sound, transceiver: RTCRtpTransceiver) -> None:
+        """Sends on a transceiver what the offer takes there of a session: its results, its sound, or neither.
+
+        Raises OfferError for a codec that cannot be encoded.
+        """
+        if transceiver.mid == offer.sink:
+            self._send(broadcast, transceiver)
+        if transceiver.mid == offer.audio_sink:
+            track = sound.listener()
+            transceiver.sender.replaceTrack(track)
+            self._sounds.append(track)
+
+    def _send(self, broadcast: Broadcast, transceiver: RTCRtpTransceiver) -> None:
         seat = broadcast.seat(codec_of(transceiver))
         if seat is None or not send_from(seat, transceiver):
             raise OfferError("the offer cannot be answered: no common codec (H264 or VP8)")
         self._seats.append(seat)
-
-    def sound(self, track: SoundTrack, transceiver: RTCRtpTransceiver) -> None:
-        """Sends sound on a transceiver."""
-        transceiver.sender.replaceTrack(track)
-        self._sounds.append(track)
 
     def end(self, reason: str, *, lost: bool = False) -> None:
         """It is over; the first reason counts."""

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamgen.errors import OfferError
-from streamgen.rtc.offer import MAX_CANDIDATES, is_ice_password, is_ice_user, is_usable
+from streamgen.ice import MAX_CANDIDATES
+from streamgen.rtc.offer import is_ice_password, is_ice_user, is_usable
 
 MAX_LINES = 200
 

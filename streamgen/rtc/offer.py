@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from streamgen.errors import OfferError
-from streamgen.ice import parse_candidate, usable
+from streamgen.ice import MAX_CANDIDATES, parse_candidate, usable
 
 MAX_OFFER_BYTES = 128 * 1024
 MAX_MEDIA = 3
-MAX_CANDIDATES = 20
 MAX_LINES = 1000
 MAX_CODECS = 150
 """Browsers send some hundred lines and some dozens of codecs. The parser's time grows with lines times codecs."""

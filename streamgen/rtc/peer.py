@@ -61,13 +61,10 @@ class Peer:
             mid = transceiver.mid
             takes, gives = mid in (offer.source, offer.audio_source), mid in (offer.sink, offer.audio_sink)
             transceiver.direction = DIRECTIONS[takes, gives]
-            if mid == offer.sink:
-                connection.send(self._broadcast, transceiver)
+            connection.give(offer, self._broadcast, self._sound, transceiver)
             if mid == offer.source:
                 self._losses = recover_losses(transceiver.receiver)
                 connection.spawn(self._take(transceiver.receiver.track), "peer-take")
-            if mid == offer.audio_sink:
-                connection.sound(self._sound.listener(), transceiver)
             if mid == offer.audio_source:
                 connection.spawn(self._sound.take(transceiver.receiver.track), "peer-sound")
 

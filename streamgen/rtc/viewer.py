@@ -22,12 +22,8 @@ class Viewer:
         """The SDP answer. Raises OfferError; then nothing is left of the viewer."""
 
         def set_up(transceiver: RTCRtpTransceiver) -> None:
-            mid = transceiver.mid
-            transceiver.direction = DIRECTIONS[False, mid in (offer.sink, offer.audio_sink)]
-            if mid == offer.sink:
-                self.connection.send(self._broadcast, transceiver)
-            if mid == offer.audio_sink:
-                self.connection.sound(self._sound.listener(), transceiver)
+            transceiver.direction = DIRECTIONS[False, transceiver.mid in (offer.sink, offer.audio_sink)]
+            self.connection.give(offer, self._broadcast, self._sound, transceiver)
 
         return await self.connection.answer(offer, set_up)
 

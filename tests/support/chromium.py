@@ -21,8 +21,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     *("--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--no-first-run"),
-    *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
 ]
+CAMERA = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 
 
 def camera_file(picture: Pixels, path: Path) -> Path:
@@ -40,7 +40,7 @@ async def chromium(camera: Path) -> AsyncIterator[Browser]:
     from playwright.async_api import async_playwright  # noqa: PLC0415 - only where there is a Chromium for it
 
     async with async_playwright() as playwright:
-        flags = [*FLAGS, f"--use-file-for-fake-video-capture={camera}"]
+        flags = [*FLAGS, *CAMERA, f"--use-file-for-fake-video-capture={camera}"]
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         await browser.close()
