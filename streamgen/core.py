@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
@@ -31,6 +32,11 @@ class Clock(Protocol):
         """Seconds on a monotonic clock."""
         ...
 
+
+LOWERED = ("steps", "fps", "size", "vae")
+"""What of a session's quality may be lowered under load, in this order."""
+
+_KEEP = re.compile("^(({0})(,({0}))*)?$".format("|".join(LOWERED)))
 
 _SIZE = "{} of the result in pixels. Where it is not given, the result has the shape of the source."
 
@@ -63,6 +69,13 @@ class Params:
     fps: float = _param(16.0, minimum=1.0, maximum=60.0, description="Frames a second taken from the source.")
     slo_ms: float = _param(1000.0, minimum=50.0, maximum=60000.0, description="Latency budget of a frame in ms.")
     late: str = _param("show", enum=["show", "drop"], description="What becomes of a result that misses its deadline.")
+    vae: str = _param("full", enum=["full", "light"], description="Full quality, or a lighter VAE where there is one.")
+    keep: str = _param(
+        "",
+        pattern=_KEEP.pattern,
+        description="What may not be lowered under load: any of steps, fps, size, vae, between commas.",
+    )
+    priority: str = _param("live", enum=["live", "batch"], description="batch has no deadlines and fills what is idle.")
     max_kbps: int = _param(4000, minimum=300, maximum=20000, description="Most kbit/s of the video, each way.")
     stamp: bool = _param(False, description="Copy the top 16 pixel rows of each input frame onto its output frame.")
 
@@ -84,6 +97,11 @@ class Params:
     def parse(cls, values: Mapping[str, object], defaults: Params | None = None) -> Params:
         """Parameters from untrusted JSON `values` over `defaults`. Raises ParamsError."""
         return (defaults or cls()).updated(values)
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Those of LOWERED that may not be lowered."""
+        return frozenset(filter(None, self.keep.split(",")))
 
     def as_dict(self) -> dict[str, str | int | float | bool]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -112,6 +130,8 @@ def _check(name: str, value: object, kind: type, schema: Mapping[str, Any]) -> N
         raise ParamsError(name, f"must be a {kind.__name__}, not {type(value).__name__}")
     if "enum" in schema and value not in schema["enum"]:
         raise ParamsError(name, f"must be {' or '.join(schema['enum'])}, not {str(value)[:40]}")
+    if isinstance(value, str) and "pattern" in schema and not re.fullmatch(schema["pattern"], value):
+        raise ParamsError(name, f"must be {' or '.join(LOWERED)}, or several of them between commas, not {value[:40]}")
     if isinstance(value, str) and "maxLength" in schema:
         if len(value) > schema["maxLength"]:
             raise ParamsError(name, f"is {len(value)} characters long; at most {schema['maxLength']} are taken")
@@ -170,6 +190,14 @@ class PipelineSpec:
     defaults: Params
     guidance: bool = False
     """Whether a negative prompt has an effect."""
+    light_vae: bool = False
+    """Whether there is a lighter VAE."""
+    overlap: bool = False
+    """Whether one batch may be encoded, another denoised and a third decoded, at once and from three threads."""
+    device: str = "cpu"
+    """What it runs on, by its model and what else its speed depends on: measured times are kept by this name."""
+    session_slots: int | None = None
+    """Streams of the default size that the device's memory holds; None where that is no bound."""
 
     def check(self, params: Params) -> None:
         """Raises ParamsError where this pipeline cannot run `params`."""
@@ -180,6 +208,8 @@ class PipelineSpec:
         if params.negative_prompt and not self.guidance:
             problem = "has no effect with this preset, which uses no guidance; leave it empty"
             raise ParamsError("negative_prompt", problem)
+        if params.vae == "light" and not self.light_vae:
+            raise ParamsError("vae", "this preset has one VAE only; leave it at full")
         if params.width * params.height > self.max_pixels:
             raise ParamsError("width", f"{params.width}x{params.height} is over this preset's {self.max_pixels} pixels")
 

@@ -65,19 +65,53 @@ class Stats:
     drops: dict[str, int]
     """Since the start, by reason."""
     plan: dict[str, object]
-    """What the scheduler runs now: {"steps", "mode", "noise", ...}."""
+    """What the scheduler runs now: {"steps", "fps", "width", "height", "vae", "rung", "rungs"}, and of the last chunk
+    {"mode", "batch", "frames", "service_ms", "noise"}."""
     state: str
     network: dict[str, int] = field(default_factory=dict)
     """Packets of the client's video: those that came, those that were missing, those that came late after all."""
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    """Where a frame's time went lately, on average: "fill" (waiting for the rest of its chunk), "queue" (for the
+    engine), "transfer", "encode", "denoise", "decode", "pace" (for its moment to be shown). They add up to its latency.
+    """
     type: str = "stats"
 
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """Server: the session's state is now `state` (warming, live, paused, ...)."""
+    """Server: the session's state is now `state` (queued, warming, live, paused, ...)."""
 
     state: str
     type: str = "state"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Server: the session waits for room, and is told again when that changes. Its frames are dropped meanwhile."""
+
+    position: int
+    """1 is the next."""
+    estimate_s: float | None
+    """Seconds until its turn, as far as can be told from what left lately."""
+    type: str = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Server: from the next chunk on the session runs so, and why. Sent when it changes."""
+
+    rung: int
+    """0 is what was asked for; each further rung is lighter."""
+    rungs: int
+    """How many there are, rung 0 included."""
+    steps: int
+    fps: float
+    width: int
+    height: int
+    vae: str
+    reason: str
+    """load (too much is asked of the device), room (there is room again), asked (the client wishes something else)."""
+    type: str = "quality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +131,7 @@ class Closing:
 
 
 ClientMessage = Update | Verb
-ServerMessage = Applied | Rejected | Stats | StateChanged | Restarted | Closing
+ServerMessage = Applied | Rejected | Stats | StateChanged | Queue | Quality | Restarted | Closing
 
 
 def decode_client(text: str | bytes) -> ClientMessage:

@@ -47,3 +47,30 @@ class ChunkDone:
     """(code, message in one line)."""
     state_lost: bool = False
     """The error cost the session its stream state."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """What one batch took in each stage (s), and how much work that was. Waiting between stages is in none of them."""
+
+    transfer: float
+    """Copies of frames into the worker and back, in both processes."""
+    encode: float
+    denoise: float
+    decode: float
+    chunks: int
+    """Encoded in one call."""
+    calls: int
+    """Of denoising."""
+    rows: int
+    """In all these calls together."""
+    decoded: int
+    """Chunks decoded; in a stream batch others than those encoded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchDone:
+    """The answers to a batch, and its times; no times where a fault had some of it run again."""
+
+    chunks: list[ChunkDone]
+    times: StageTimes | None
