@@ -23,12 +23,13 @@ from streamgen.allocator import keep_large_blocks
 from streamgen.clock import MonotonicClock
 from streamgen.config import Config
 from streamgen.core import Pipeline
-from streamgen.engine import Engine
+from streamgen.costfile import CostFile, begun
+from streamgen.engine import Engine, StageTimes
 from streamgen.errors import EngineError, PresetError, StreamgenError
 from streamgen.metrics import Metrics
-from streamgen.scheduler.cost import CostModel, Shape
+from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.cost import UNKNOWN, Shape
 from streamgen.scheduler.loop import Loop
-from streamgen.scheduler.policy import Limits
 from streamgen.service import PresetInfo, Service
 from streamgen.web import create_app
 
@@ -36,8 +37,14 @@ logger = logging.getLogger(__name__)
 
 Factory = Callable[[], Pipeline[Any]]
 
-GPU_BATCH = 4
-"""Sessions in one batch on a GPU. On a CPU a batch takes as long as its chunks one by one, so there it is 1."""
+MAX_BATCH = 4
+"""Chunks in one batch at most. Whether batches pay at all is for the cost model to say."""
+
+DEPTH = 3
+"""Batches that the engine may have at once: one in each of its stages, or one that waits behind the one that runs."""
+
+KEEP_COSTS_S = 60.0
+"""Costs are written to disk this often."""
 
 SHUTDOWN_TIMEOUT_S = 3.0
 """HTTP requests under way get this long to end."""
@@ -84,9 +91,14 @@ async def _serve(config: Config, listener: socket.socket, factory: Factory, anno
     asyncio.get_running_loop().set_default_executor(_pool())
     asyncio.get_running_loop().set_exception_handler(_log_exception)
     clock, metrics = MonotonicClock(), Metrics()
-    batch = _max_batch(config.device)
-    engine = Engine(factory, slots=batch, job_timeout_s=config.job_timeout_s, start_timeout_s=config.start_timeout_s)
-    scheduler = Loop(engine, clock, metrics, Limits(CostModel(), max_batch=batch))
+    engine = Engine(
+        factory,
+        slots=MAX_BATCH,
+        depth=DEPTH,
+        job_timeout_s=config.job_timeout_s,
+        start_timeout_s=config.start_timeout_s,
+    )
+    scheduler = Loop(engine, clock, metrics, max_waiting=config.max_queue)
     engine.on_restart = scheduler.restarted
     service = Service(config, engine, scheduler, preset_infos(), clock, metrics)
     app = create_app(service, metrics, pages(), token=config.token, allowed_origins=config.allowed_origins)
@@ -104,7 +116,9 @@ async def _serve(config: Config, listener: socket.socket, factory: Factory, anno
     )
     async with _stop_signals() as stopped, _running(server.serve([listener]), "web") as web:
         try:
-            await _serve_sessions(engine, scheduler, stopped, web, lambda: announce(url_of(config.host, listener)))
+            await _serve_sessions(
+                config, engine, scheduler, stopped, web, lambda: announce(url_of(config.host, listener))
+            )
         finally:
             await service.stop("the service is stopping")
             await engine.stop()
@@ -113,16 +127,24 @@ async def _serve(config: Config, listener: socket.socket, factory: Factory, anno
 
 
 async def _serve_sessions(
-    engine: Engine, scheduler: Loop, stopped: asyncio.Task[Any], web: asyncio.Task[Any], ready: Callable[[], None]
+    config: Config,
+    engine: Engine,
+    scheduler: Loop,
+    stopped: asyncio.Task[Any],
+    web: asyncio.Task[Any],
+    ready: Callable[[], None],
 ) -> None:
     """Starts the engine, then schedules, until one of the tasks ends. Raises StreamgenError where the engine cannot."""
     async with _running(engine.start(), "engine-start") as started:
         await _first_of(started, web, stopped)
         if not started.done():
             return
-    _calibrate(scheduler, engine)
+    costs = _begin(scheduler, engine, config)
     ready()
-    async with _running(scheduler.run(), "scheduler") as scheduling:
+    async with (
+        _running(_keep_costs(scheduler, costs), "costs"),
+        _running(scheduler.run(), "scheduler") as scheduling,
+    ):
         await _first_of(scheduling, web, stopped)
     if not stopped.done():
         raise EngineError("the service cannot go on; its log says why")
@@ -184,19 +206,29 @@ def _pool() -> ThreadPoolExecutor:
     return pool
 
 
-def _max_batch(device: str) -> int:
-    gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
-    return GPU_BATCH if gpu else 1
-
-
-def _calibrate(scheduler: Loop, engine: Engine) -> None:
-    """The engine's own measurement while it warmed up begins the cost model."""
+def _begin(scheduler: Loop, engine: Engine, config: Config) -> CostFile | None:
+    """Tells the scheduler what the engine turned out to be; gives the file in which its costs are kept."""
     spec = engine.spec
-    defaults = spec.defaults
-    shape = Shape(1, spec.chunk_frames, defaults.steps, defaults.width, defaults.height)
-    seconds = sum(engine.warmup_ms.values()) / 1000
-    if seconds > 0:
-        scheduler.observe(shape, seconds)
+    slots = min(config.max_sessions, spec.session_slots or config.max_sessions)
+    measured: dict[Shape, list[StageTimes]] = {}
+    for warm in engine.warmup:
+        measured.setdefault(Shape(warm.frames, warm.width, warm.height), []).append(warm.times)
+    file = None if config.cost_folder is None else CostFile(config.cost_folder, spec.name, spec.device)
+    cost = begun(file.load() if file else UNKNOWN, measured)
+    scheduler.begin(Capacity(MAX_BATCH, spec.overlap, slots), cost, DEPTH if spec.overlap else 2)
+    return file
+
+
+async def _keep_costs(scheduler: Loop, file: CostFile | None) -> None:
+    """Writes the costs to disk, now and then and at the end."""
+    if file is None:
+        return
+    try:
+        while True:
+            await asyncio.sleep(KEEP_COSTS_S)
+            await asyncio.to_thread(file.save, scheduler.cost)
+    finally:
+        file.save(scheduler.cost)
 
 
 @contextlib.asynccontextmanager

@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from streamgen import __version__, choices
-from streamgen.config import Config
+from streamgen.config import Config, cost_folder
 from streamgen.errors import ConfigError, StreamgenError
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
@@ -96,6 +97,13 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         help="sessions at once (default: %(default)s)",
     )
     add(
+        "--max-queue",
+        type=int,
+        default=_DEFAULTS["max_queue"],
+        metavar="N",
+        help="sessions that may wait for room (default: %(default)s)",
+    )
+    add(
         "--max-viewers",
         type=int,
         default=_DEFAULTS["max_viewers"],
@@ -136,6 +144,13 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         metavar="FIRST-LAST",
         help="UDP ports for media, such as 50000-50100 (default: any)",
     )
+    add(
+        "--cost-folder",
+        type=Path,
+        default=cost_folder(environ),
+        metavar="DIR",
+        help="where measured costs are kept for the next start (default: %(default)s)",
+    )
     add("--loopback", action="store_true", help="offer 127.0.0.1 and ::1 for media too, to clients on this machine")
     for name, what in _TIMEOUTS.items():
         flag = f"--{name.replace('_', '-')}"
@@ -165,6 +180,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         max_sessions=arguments.max_sessions,
+        max_queue=arguments.max_queue,
         max_viewers=arguments.max_viewers,
         token=arguments.token,
         allowed_origins=tuple(arguments.allowed_origins),
@@ -177,6 +193,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         grace_s=arguments.grace_s,
         job_timeout_s=arguments.job_timeout_s,
         start_timeout_s=arguments.start_timeout_s,
+        cost_folder=arguments.cost_folder,
         **choices.of(arguments),
     )
     log_to_stderr(verbose=arguments.verbose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,10 @@ class Config:
     """0 takes any free port."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    max_sessions: int = 4
+    max_sessions: int = 32
+    """Sessions at once at most; how many there is room for is decided by what they ask for."""
+    max_queue: int = 8
+    """Sessions that may wait for room; who comes then is refused."""
     token: str | None = None
     """Bearer token asked of every API request where set."""
     allowed_origins: tuple[str, ...] = ()
@@ -51,10 +55,13 @@ class Config:
     """Whether the model is compiled."""
     loras: tuple[tuple[Path, float], ...] = ()
     """LoRA files to merge, each with its strength."""
+    cost_folder: Path | None = None
+    """Where measured costs are kept from one start to the next; nowhere where None."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", "must be from 0 to 65535")
         _require(1 <= self.max_sessions <= 1024, "max-sessions", "must be from 1 to 1024")
+        _require(0 <= self.max_queue <= 1024, "max-queue", "must be from 0 to 1024")
         _require(self.token != "", "token", "must not be empty")
         _require(self.threads >= 0, "threads", "must not be negative")
         _require(0 <= self.max_viewers <= 1024, "max-viewers", "must be from 0 to 1024")
@@ -65,8 +72,16 @@ class Config:
         if self.udp_ports is not None:
             first, last = self.udp_ports
             _require(1024 <= first <= last <= 65535, "udp-ports", "must be FIRST-LAST, from 1024 to 65535")
-            enough = last - first + 1 >= self.max_sessions
-            _require(enough, "udp-ports", f"must be as many as --max-sessions ({self.max_sessions}) at least")
+            needed = self.max_sessions + self.max_queue
+            _require(
+                last - first + 1 >= needed, "udp-ports", f"must be {needed} (--max-sessions + --max-queue) at least"
+            )
+
+
+def cost_folder(environ: Mapping[str, str]) -> Path:
+    """Where measured costs are kept: in the user's cache."""
+    cache = Path(environ["XDG_CACHE_HOME"]) if environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
+    return cache / "streamgen" / "costs"
 
 
 def _require(holds: bool, name: str, problem: str) -> None:

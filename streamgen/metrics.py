@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter as CountOf
+from collections.abc import Iterable, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _LATENCY_S = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 5.0, 10.0)
+_PLAN_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01)
 _BATCH_S = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 20.0)
 
 
@@ -30,6 +34,25 @@ class Metrics:
         self._opened = Counter("streamgen_sessions_opened", "Sessions opened.", registry=registry)
         self._batch = Histogram(
             "streamgen_engine_batch_seconds", "Time of one engine batch.", buckets=_BATCH_S, registry=registry
+        )
+        self._chunks = Counter("streamgen_engine_chunks", "Chunks that the engine ran.", registry=registry)
+        self._stage = Counter(
+            "streamgen_engine_stage_seconds", "Time that batches took, by stage.", ["stage"], registry=registry
+        )
+        self._plans = Histogram(
+            "streamgen_scheduler_seconds",
+            "The scheduler's own time for one decision: gathering, planning, submitting.",
+            buckets=_PLAN_S,
+            registry=registry,
+        )
+        self._rungs = Gauge("streamgen_sessions_at_rung", "Sessions by rung of quality.", ["rung"], registry=registry)
+        self._rungs_seen: set[int] = set()
+        self._queued = Gauge("streamgen_sessions_queued", "Sessions that wait for room.", registry=registry)
+        self._pressure = Gauge(
+            "streamgen_scheduler_pressure", "How much dearer work is taken for than the model says.", registry=registry
+        )
+        self._cost_error = Gauge(
+            "streamgen_cost_model_error", "Mean relative error of the cost model, lately.", registry=registry
         )
         self._restarts = Counter("streamgen_engine_restarts", "Restarts of engine workers.", registry=registry)
 
@@ -57,9 +80,26 @@ class Metrics:
         """A session gave its place back."""
         self._sessions.dec()
 
-    def ran_batch(self, seconds: float) -> None:
-        """The engine finished one batch."""
+    def ran_batch(self, seconds: float, chunks: int, stages: Mapping[str, float]) -> None:
+        """The engine finished one batch; `stages`: the time of each (s), where known."""
         self._batch.observe(seconds)
+        self._chunks.inc(chunks)
+        for stage, its_seconds in stages.items():
+            self._stage.labels(stage).inc(its_seconds)
+
+    def planned(self, seconds: float) -> None:
+        """The scheduler took a decision."""
+        self._plans.observe(seconds)
+
+    def governed(self, rungs: Iterable[int], queued: int, pressure: float, error: float) -> None:
+        """What the sessions run at, how many wait, and what the cost model is worth."""
+        counts = CountOf(rungs)
+        self._rungs_seen |= counts.keys()
+        for rung in self._rungs_seen:
+            self._rungs.labels(str(rung)).set(counts[rung])
+        self._queued.set(queued)
+        self._pressure.set(pressure)
+        self._cost_error.set(error)
 
     def restarted(self) -> None:
         """An engine worker was replaced."""

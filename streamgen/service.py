@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,9 @@ from streamgen.place import Place
 from streamgen.rtc.connection import Connection
 from streamgen.rtc.control import Outgoing
 from streamgen.rtc.offer import Offer
-from streamgen.session import Scheduler, Session
+from streamgen.scheduler.stream import Stream
+from streamgen.session import Scheduler as SessionScheduler
+from streamgen.session import Session
 from streamgen.turn import IceServer, IceServers
 from streamgen.web import Audience, Opened
 from streamgen.whip import Connected, IceSession, is_name
@@ -58,6 +60,17 @@ class EngineView(Protocol):
         ...
 
 
+class Scheduler(SessionScheduler, Protocol):
+    """What the service needs of the scheduler, for itself and its sessions."""
+
+    def enter(self, stream: Stream, *, may_wait: bool = True) -> None:
+        """From now on the stream's frames are run, or it waits for that.
+
+        Raises BusyError where there is no room, and it may not wait or too many wait already.
+        """
+        ...
+
+
 class Service:
     """Implements web.Backend. Lives in one event loop."""
 
@@ -83,7 +96,6 @@ class Service:
         self._names_taken: set[str] = set()
         """By publishers that are being answered."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._opening = 0
         self._stopping = False
 
     @property
@@ -123,8 +135,10 @@ class Service:
         watched = self._watched_by(connection_id)
         return watched.viewers[connection_id].connection if watched else self._place(connection_id).connection
 
-    async def publish(self, sdp: str, params: Mapping[str, object], name: str) -> Connected:
+    async def publish(self, sdp: str, params: Mapping[str, object], name: str, client: str) -> Connected:
         """A session by WHIP: a new one, or the one of this name, whose publisher has lost its connection.
+
+        It waits in no queue, as WHIP has no words for that.
 
         Raises OfferError, ParamsError, BusyError, NameTakenError.
         """
@@ -134,7 +148,7 @@ class Service:
         self._names_taken |= {name} - {""}
         try:
             if known is None:
-                opened = await self.open(sdp, params, name)
+                opened = await self._begin(sdp, params, client, name=name, may_wait=False)
                 session, answer = opened.session, opened.sdp
             else:
                 session, answer = known.session, await known.answer(Offer.parse_sender(sdp))
@@ -163,22 +177,12 @@ class Service:
             raise SessionNotFoundError("nobody watches under this address any more")
         place.stop_watching(viewer_id)
 
-    async def open(self, sdp: str, params: Mapping[str, object], name: str = "") -> Opened:
-        """A new session for an SDP offer. Raises BusyError, ParamsError, OfferError; then nothing is left of it."""
-        if self.state != "ready":
-            raise BusyError(f"the engine is {self.state}; try again soon", RETRY_STARTING_S)
-        if len(self._places) + self._opening >= self._config.max_sessions:
-            raise BusyError(f"all {self._config.max_sessions} places are taken; try again later", RETRY_FULL_S)
-        spec = self._engine.spec
-        asked = SIZES.intersection(params)
-        wanted = framed(Params.parse(params, spec.defaults), spec, asked, source=None)
-        spec.check(wanted)
-        offer = Offer.parse_sender(sdp)
-        self._opening += 1
-        try:
-            return await self._open(offer, wanted, asked, name)
-        finally:
-            self._opening -= 1
+    async def open(self, sdp: str, params: Mapping[str, object], client: str) -> Opened:
+        """A new session for an SDP offer; where there is no room for it yet, it waits as "queued".
+
+        Raises BusyError, ParamsError, OfferError; then nothing is left of it.
+        """
+        return await self._begin(sdp, params, client)
 
     async def resume(self, session_id: str, sdp: str) -> Opened:
         """The session goes on over another connection, for an offer of its client.
@@ -207,19 +211,30 @@ class Service:
                 task.cancel()
             await asyncio.gather(*slow, return_exceptions=True)
 
-    async def _open(self, offer: Offer, params: Params, asked: Collection[str], name: str) -> Opened:
+    async def _begin(
+        self, sdp: str, params: Mapping[str, object], client: str, *, name: str = "", may_wait: bool = True
+    ) -> Opened:
+        if self.state != "ready":
+            raise BusyError(f"the engine is {self.state}; try again soon", RETRY_STARTING_S)
+        spec = self._engine.spec
+        asked = SIZES.intersection(params)
+        wanted = framed(Params.parse(params, spec.defaults), spec, asked, source=None)
+        spec.check(wanted)
+        offer = Offer.parse_sender(sdp)
         outgoing = Outgoing()
         session = Session(
             secrets.token_urlsafe(16),
-            params,
-            self._engine.spec,
+            wanted,
+            spec,
             scheduler=self._scheduler,
             clock=self._clock,
             metrics=self._metrics,
             notify=outgoing,
             asked=asked,
+            client=client,
         )
         place = Place(session, outgoing, self._clock, self._connection, self._config)
+        self._scheduler.enter(session, may_wait=may_wait)
         try:
             answer = await place.answer(offer)
         except BaseException:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
 from streamgen.core import Clock, Frame, Params, PipelineSpec, Pixels
+from streamgen.engine import Mode
 from streamgen.errors import BusyError, SessionNotFoundError
 from streamgen.framing import SIZES, Size, SourceShape, framed
 from streamgen.inbox import Inbox
 from streamgen.metrics import Metrics
 from streamgen.outbox import Finished, Outbox
+from streamgen.scheduler.demand import Demand
 from streamgen.scheduler.policy import Queued, SessionView
 from streamgen.scheduler.stream import Ran, Stream, Submission
+from streamgen.standing import Standing
 from streamgen.statistics import Statistics
 from streamgen.updates import Updates
-from streamgen.wire import Restarted, ServerMessage, StateChanged, Stats
+from streamgen.wire import Queue, Restarted, ServerMessage, StateChanged, Stats
 
-State = Literal["connecting", "warming", "live", "paused", "away", "closed"]
+State = Literal["connecting", "queued", "warming", "live", "paused", "away", "closed"]
 
-DropReason = Literal["rate", "overload", "late", "paused", "restart", "error", "unwatched", "closed"]
+DropReason = Literal["rate", "overload", "late", "paused", "queued", "restart", "error", "unwatched", "closed"]
 
 UPDATE_TIMEOUT_S = 2.0
 """An update is answered by then, even if no frame came that it could hold for."""
@@ -38,12 +42,16 @@ MAX_FAILURES = 3
 class Scheduler(Protocol):
     """What a session needs of the scheduler."""
 
-    def add(self, stream: Stream) -> None:
-        """From now on the stream's frames are run."""
-        ...
-
     def remove(self, stream: Stream) -> None:
         """The stream is over."""
+        ...
+
+    def check(self, stream: Stream, demand: Demand) -> None:
+        """Raises BusyError where there is no room for the stream to ask for this instead."""
+        ...
+
+    def changed(self) -> None:
+        """A stream asks for something else now."""
         ...
 
     def wake(self) -> None:
@@ -58,7 +66,11 @@ class Scheduler(Protocol):
 class Session:
     """A client's stream, between its connection and the scheduler. Lives in one event loop; no method blocks.
 
-        connecting -> warming -> live      any of them <-> paused      any of these <-> away      any -> closed
+        connecting [ -> queued ] -> warming -> live      any of the last two <-> paused      any but the first <-> away
+        any -> closed
+
+    Queued is a session that the scheduler has no room for yet; its frames are dropped. What it runs as, of what its
+    client wants, is in its `standing`.
 
     Away is a session whose client's connection was lost: what is in flight goes on to those who watch, and everything
     stays as it is for the client's return.
@@ -78,16 +90,18 @@ class Session:
         metrics: Metrics,
         notify: Callable[[ServerMessage], None],
         asked: Collection[str] = SIZES,
+        client: str = "",
     ) -> None:
         """Raises ParamsError where the pipeline cannot run `params`. `notify` tells the client, and must not block.
 
         `asked` names those of width and height that the client asked for. The others follow the shape of the source:
-        those in `params` hold only until its first picture.
+        those in `params` hold only until its first picture. `client` says whose it is, for fairness between them.
         """
         spec.check(params)
         self.id = session_id
-        self.params = params
+        self.client = client
         self.spec = spec
+        self.standing = Standing(session_id, params, spec)
         self.statistics = Statistics()
         self.ended = asyncio.Event()
         """Set when the session has to be closed, by whoever found that out first."""
@@ -106,7 +120,10 @@ class Session:
         self._updates = Updates()
         self._asked = SIZES.intersection(asked)
         self._source = SourceShape()
-        self._last_ran: Ran | None = None
+        self._last_ran: tuple[Ran, int] | None = None
+        self._mode: Mode = "sequential"
+        self._flights: list[Submission] = []
+        """Chunks in the engine, oldest first."""
         self.last_frame_at = clock.now()
         """When a frame came last, or the session began (s)."""
 
@@ -115,27 +132,37 @@ class Session:
         """Where it stands."""
         return self._state
 
+    @property
+    def params(self) -> Params:
+        """What the client wants."""
+        return self.standing.params
+
+    @property
+    def running(self) -> Params:
+        """What its chunks are run with: the same, at the rung of quality that there is room for."""
+        return self.standing.running
+
     # -- the client's wishes -------------------------------------------------------------------------------------------
 
     def connected(self) -> None:
         """The media connection is up, for the first time or again."""
         self.last_frame_at = self._clock.now()
         if self._state == "connecting":
-            self._scheduler.add(self)
-            self._set_state("warming")
+            self._set_state(self._running)
         elif self._state == "away":
             self._set_state("paused" if self._paused else self._running)
 
     def disconnected(self) -> None:
         """The media connection was lost."""
-        if self._state in ("warming", "live", "paused"):
+        if self._state in ("queued", "warming", "live", "paused"):
             self._set_state("away")
 
     def update(self, changes: Mapping[str, object]) -> asyncio.Future[int]:
         """Parameters for the next chunk on; the future gives the id of its first frame, within UPDATE_TIMEOUT_S.
 
         A width or height that is given stays, from now on; what was never given goes on following the source.
-        Raises ParamsError where they cannot be, BusyError where too many changes wait.
+        Raises ParamsError where they cannot be, BusyError where too many changes wait, or where there is no room for
+        what they would take.
         """
         if self._state == "closed":
             raise SessionNotFoundError("the session has ended")
@@ -144,6 +171,9 @@ class Session:
         self.spec.check(params)
         if len(self._updates) >= MAX_UPDATES_WAITING:
             raise BusyError("too many updates wait for a frame; send fewer", retry_after_s=1)
+        demand = self.standing.demand_for(params)
+        if demand != self.standing.demand():
+            self._scheduler.check(self, demand)
         self._asked = asked
         self._take(params)
         return self._updates.add(lambda: self.next_frame, 0.0 if self._state == "paused" else UPDATE_TIMEOUT_S)
@@ -188,6 +218,8 @@ class Session:
 
     @property
     def _running(self) -> State:
+        if not self.standing.admitted:
+            return "queued"
         return "warming" if self._first else "live"
 
     # -- the way in ----------------------------------------------------------------------------------------------------
@@ -227,36 +259,76 @@ class Session:
     def _refusal(self, frame: Frame) -> DropReason | None:
         if self._paused:
             return "paused"
+        if not self.standing.admitted:
+            return "queued"
         if self._state not in ("warming", "live", "away"):
             return "closed"
-        fits = frame.pixels.shape[:2] == (self.params.height, self.params.width)
+        fits = frame.pixels.shape[:2] == (self.running.height, self.running.width)
         return None if fits else "restart"  # made for the size of before
 
     # -- through the engine: what the scheduler calls ------------------------------------------------------------------
 
+    def demand(self) -> Demand:
+        """What it asks of the device."""
+        return self.standing.demand()
+
+    def waiting(self, position: int, estimate_s: float | None) -> None:
+        """There is no room for it yet."""
+        self._notify(Queue(position, estimate_s))
+
+    def admitted(self) -> None:
+        """There is room for it."""
+        self.standing.admitted = True
+        if self._state == "queued":
+            self._set_state(self._running)
+
+    def run_at(self, rung: int, reason: str, promised: bool) -> None:
+        """It runs at this rung from its next chunk on."""
+        self.standing.promised = promised
+        if rung != self.standing.rung:
+            if self.standing.stand_at(rung):
+                self._begin_anew()
+            self._notify(self.standing.told(reason))
+
+    def tally(self) -> tuple[int, int]:
+        """Frames since the last call that were to be in time, and those that were not."""
+        frames, missed = self.statistics.tally()
+        return (frames, missed) if self.standing.live else (0, 0)
+
     def view(self) -> SessionView | None:
         """What waits, for the policy."""
+        held_due = self._flights[0].frames[0].deadline if self._flights else None
         due = self._inbox.due
-        if due is None or not len(self._inbox):
+        if (due is None or not len(self._inbox)) and held_due is None:
             return None
+        running = self.running
         return SessionView(
             session=self.id,
+            frames=tuple([Queued(frame.id, frame.deadline) for frame in self._inbox]),
             wanted=self.spec.frames_wanted(self._first),
-            frames=tuple(Queued(frame.id, frame.deadline) for frame in self._inbox),
-            due=due,
-            budget=self.params.slo_ms / 1000,
-            interval=1 / self.params.fps,
-            steps=self.params.steps,
-            width=self.params.width,
-            height=self.params.height,
+            due=math.inf if due is None else due,
+            budget=running.slo_ms / 1000,
+            interval=1 / running.fps,
+            steps=running.steps,
+            shape=self.standing.shape(self._first),
+            mode=self._mode,
+            held_due=held_due,
+            lost=self.statistics.lost,
+            batch=not self.standing.live,
             alone=self._alone,
         )
 
-    def submit(self, frames: Sequence[int]) -> Submission:
+    def submit(self, frames: Sequence[int], mode: Mode) -> Submission:
         """These frames run now; updates made up to now hold from the first of them on."""
-        work = Submission(tuple(self._inbox.take(frames)), self.params, self._first)
-        self._first = False
-        self._updates.resolve(work.frames[0].id)
+        taken = tuple(self._inbox.take(frames)) if frames else ()
+        if not taken:
+            return Submission((), (), self.running, first=False)
+        pixels = [frame.pixels for frame in taken]
+        pixels += [pixels[-1]] * (self.spec.frames_wanted(self._first) - len(pixels))
+        work = Submission(taken, tuple(pixels), self.running, self._first)
+        self._first, self._mode = False, mode
+        self._flights.append(work)
+        self._updates.resolve(taken[0].id)
         return work
 
     def drop(self, frames: Collection[int], reason: str) -> None:
@@ -265,22 +337,28 @@ class Session:
 
     def deliver(self, work: Submission, pixels: Pixels, ran: Ran) -> None:
         """The result of `work`."""
+        self._flights.remove(work)
         self._failures = 0
-        self._last_ran = ran
+        self._last_ran = ran, len(work.frames)
+        self.statistics.ran(len(work.frames))
         if self._paused or self._state == "closed":
             self._dropped(work.frames, "paused" if self._state != "closed" else "closed")
             return
-        results = [replace(frame, pixels=picture) for frame, picture in zip(work.frames, pixels, strict=True)]
-        self._dropped(self._outbox.put(results, self._clock.now()), "late")
+        now = self._clock.now()
+        self.statistics.stages.add(now, _engine_stages(work, now, ran), len(work.frames))
+        results = [replace(frame, pixels=picture) for frame, picture in zip(work.frames, pixels, strict=False)]
+        self._dropped(self._outbox.put(results, now), "late")
         if self._state == "warming":
             self._set_state("live")
 
     def lose(self, work: Submission, reason: str) -> None:
         """There will be no result of `work`, which is not its fault."""
+        self._flights.remove(work)
         self._dropped(work.frames, reason)
 
     def fail(self, work: Submission, reason: str, message: str, state_lost: bool) -> None:
         """The engine failed at `work`."""
+        self._flights.remove(work)
         self._dropped(work.frames, reason)
         self._failures += 1
         self._alone = True
@@ -309,8 +387,10 @@ class Session:
         if not self._outbox.remove(finished):
             return False
         now = self._clock.now()
-        latency, missed = now - finished.frame.arrived, now > finished.frame.deadline
+        latency = now - finished.frame.arrived
+        missed = self.params.priority == "live" and now > finished.frame.deadline
         self.statistics.went_out(now, latency, missed)
+        self.statistics.stages.add(now, {"pace": now - finished.at})
         self._metrics.went_out(latency, missed)
         return True
 
@@ -327,10 +407,17 @@ class Session:
 
     def stats(self) -> Stats:
         """What the session gets, as of now."""
-        now, statistics, ran = self._clock.now(), self.statistics, self._last_ran
-        shown: dict[str, object] = {"steps": self.params.steps}
-        if ran is not None:
-            shown |= {"mode": ran.mode, "batch": ran.batch, "service_ms": round(ran.seconds * 1000, 1), **ran.info}
+        now, statistics, standing = self._clock.now(), self.statistics, self.standing
+        shown: dict[str, object] = {
+            **standing.rungs[standing.rung]._asdict(),
+            "rung": standing.rung,
+            "rungs": len(standing.rungs),
+            "promised": standing.live,
+        }
+        if self._last_ran is not None:
+            ran, frames = self._last_ran
+            last = {"mode": ran.mode, "batch": ran.batch, "frames": frames, "service_ms": round(ran.seconds * 1000, 1)}
+            shown |= {**last, **ran.info}
         return Stats(
             fps_in=round(statistics.rate_in.per_second(now), 2),
             fps_out=round(statistics.rate_out.per_second(now), 2),
@@ -341,16 +428,19 @@ class Session:
             drops=dict(statistics.drops),
             plan=shown,
             state=self._state,
+            stages_ms=statistics.stages.means_ms(now),
         )
 
     # -- within --------------------------------------------------------------------------------------------------------
 
     def _take(self, params: Params) -> None:
-        """These hold from the next chunk on; a new size begins the stream anew."""
-        resized = (params.width, params.height) != (self.params.width, self.params.height)
-        self.params = params
-        if resized:
+        """The client wants these; they hold from the next chunk on. A new size begins the stream anew."""
+        before = self.standing.rungs[self.standing.rung]
+        if self.standing.want(params):
             self._begin_anew()
+        self._scheduler.changed()
+        if self.standing.rung and self.standing.rungs[self.standing.rung] != before:
+            self._notify(self.standing.told("asked"))
 
     def _begin_anew(self) -> None:
         """A fresh stream state from the next chunk on, without frames of before."""
@@ -373,3 +463,11 @@ class Session:
         if count:
             self.statistics.dropped(reason, count)
             self._metrics.dropped(reason, count)
+
+
+def _engine_stages(work: Submission, now: float, ran: Ran) -> dict[str, float]:
+    """Where the time of a chunk's frames went up to `now`, on average: in the engine's stages, and before them (s)."""
+    whole = work.frames[-1].arrived
+    fill = whole - sum(frame.arrived for frame in work.frames) / len(work.frames)
+    stages = ran.times.stages if ran.times is not None else {}
+    return {"fill": fill, "queue": max(0.0, now - whole - sum(stages.values())), **stages}

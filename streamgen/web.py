@@ -32,7 +32,7 @@ from streamgen.gate import Gate, error_response
 from streamgen.metrics import Metrics
 from streamgen.session import Session
 from streamgen.turn import IceServer
-from streamgen.whip import Streams, add_whip
+from streamgen.whip import Streams, add_whip, client_of
 
 ParamValues = dict[str, str | int | float | bool]
 
@@ -74,8 +74,8 @@ class Backend(Streams, Protocol):
         """The engine's state; "ready" where sessions can be opened."""
         ...
 
-    async def open(self, sdp: str, params: Mapping[str, object]) -> Opened:
-        """Raises OfferError, ParamsError, BusyError."""
+    async def open(self, sdp: str, params: Mapping[str, object], client: str) -> Opened:
+        """`client` tells whose it is. Raises OfferError, ParamsError, BusyError."""
         ...
 
     async def resume(self, session_id: str, sdp: str) -> Opened:
@@ -239,9 +239,12 @@ def _add_sessions(app: FastAPI, backend: Backend) -> None:
     created: dict[str, Any] = {"response_model_exclude_none": True, "responses": {503: {"model": ErrorReply}}}
 
     @app.post("/api/sessions", status_code=201, **created)
-    async def open_session(request: OpenRequest, response: Response) -> OpenReply:
-        """Opens a session for an SDP offer. 503 with Retry-After where there is no room, or the engine is not ready."""
-        opened = await backend.open(request.sdp, request.params)
+    async def open_session(request: OpenRequest, response: Response, http: Request) -> OpenReply:
+        """Opens a session for an SDP offer. Where there is no room it waits: state "queued", and messages that say so.
+
+        503 with Retry-After where too many wait, or the engine is not ready.
+        """
+        opened = await backend.open(request.sdp, request.params, client_of(http))
         response.headers["Location"] = f"/api/sessions/{opened.session.id}"
         return reply(opened)
 

@@ -54,7 +54,7 @@ class Connected:
 class Streams(Protocol):
     """What these routes need of the service."""
 
-    async def publish(self, sdp: str, params: Mapping[str, object], name: str) -> Connected:
+    async def publish(self, sdp: str, params: Mapping[str, object], name: str, client: str) -> Connected:
         """Opens a session, or goes on with the one of this name that lost its connection.
 
         Raises OfferError, ParamsError, BusyError, NameTakenError.
@@ -96,7 +96,7 @@ def add_whip(app: FastAPI, streams: Streams) -> None:
         sdp = await _body(request, SDP)
         if isinstance(sdp, Response):
             return sdp
-        connected = await streams.publish(sdp, params_of(query), name)
+        connected = await streams.publish(sdp, params_of(query), name, client_of(request))
         return _created(request, f"/whip/{connected.id}", connected, streams)
 
     @app.post("/whep/{stream}", status_code=201, openapi_extra=sdp_body, response_class=Response)
@@ -125,6 +125,11 @@ def add_whip(app: FastAPI, streams: Streams) -> None:
         """Ends the watching."""
         await streams.stop_watching(viewer_id)
         return Response(status_code=200)
+
+
+def client_of(request: Request) -> str:
+    """Whose a request is: its network address, as far as it is known."""
+    return request.client.host if request.client is not None else ""
 
 
 def is_name(text: str) -> bool:

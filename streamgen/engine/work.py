@@ -67,6 +67,11 @@ class StageTimes:
     decoded: int
     """Chunks decoded; in a stream batch others than those encoded."""
 
+    @property
+    def stages(self) -> dict[str, float]:
+        """The times by the name of their stage."""
+        return {name: getattr(self, name) for name in ("transfer", "encode", "denoise", "decode")}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchDone:

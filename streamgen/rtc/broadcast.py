@@ -47,7 +47,7 @@ class Broadcast:
         encoding = self._encodings.get(codec.lower())
         if encoding is None:
             session = self._session
-            encoder = live_encoder(codec, lambda: session.params.fps, lambda: session.params.max_kbps * 1000)
+            encoder = live_encoder(codec, lambda: session.running.fps, lambda: session.params.max_kbps * 1000)
             if encoder is None:
                 return None
             encoding = self._encodings[codec.lower()] = Encoding(encoder, self._clock)

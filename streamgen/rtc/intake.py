@@ -82,7 +82,9 @@ class Intake:
     def _sort(self, arrival: Arrival) -> None:
         if self._session.state == "paused":
             self._session.give_up("paused")
-        elif not self._decimator.take(float(arrival.pts * arrival.time_base), self._session.params.fps):
+        elif self._session.state == "queued":
+            self._session.give_up("queued")
+        elif not self._decimator.take(float(arrival.pts * arrival.time_base), self._session.running.fps):
             self._session.give_up("rate")
         else:
             if self._newest is not None:
@@ -110,7 +112,7 @@ class Intake:
     async def _scaled(self, arrival: Arrival) -> Frame:
         picture = arrival.picture
         self._session.source_is((picture.width, picture.height))
-        params = self._session.params
+        params = self._session.running
         sizes = params.width, params.height, params.fit == "contain"
         pixels = await asyncio.get_running_loop().run_in_executor(None, self._scaler, picture, *sizes)
         deadline = arrival.arrived + params.slo_ms / 1000

@@ -1,24 +1,37 @@
-"""The loop that carries the policy's decisions out: gather, plan, run, deliver."""
+"""The loop that carries the policy's decisions out: gather, plan, submit, deliver."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from streamgen.core import Clock
-from streamgen.engine import ChunkDone, ChunkWork
+from streamgen.engine import BatchDone, ChunkDone, ChunkWork
 from streamgen.errors import EngineError, WorkerDiedError
 from streamgen.metrics import Metrics
 from streamgen.scheduler import policy
-from streamgen.scheduler.cost import Shape
-from streamgen.scheduler.policy import Limits, Plan
+from streamgen.scheduler.capacity import IDLE, ONE_BY_ONE, Capacity
+from streamgen.scheduler.cost import UNKNOWN, CostModel
+from streamgen.scheduler.demand import Demand
+from streamgen.scheduler.policy import Plan, SessionView
+from streamgen.scheduler.roster import Roster
 from streamgen.scheduler.stream import Ran, Stream, Submission
 
 logger = logging.getLogger(__name__)
+
+LEAD_S = 0.004
+"""A batch is submitted this long before the engine is free for it, so that its frames are there by then (s)."""
+
+GOVERN_S = 0.5
+"""Rungs and the queue are looked at this often, beside whenever somebody comes, goes, or wants something else."""
+
+Planner = Callable[[float, Sequence[SessionView], CostModel, Capacity], Plan]
+"""policy.plan, or what it is to be compared with."""
 
 
 class Runner(Protocol):
@@ -33,8 +46,8 @@ class Runner(Protocol):
         """Waits until batches can run. Raises EngineError where they never will."""
         ...
 
-    async def run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
-        """Raises WorkerDiedError, EngineError."""
+    async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
+        """Raises WorkerDiedError, EngineError. Several may be under way; they come back in their order."""
         ...
 
     def forget(self, session: str) -> None:
@@ -50,41 +63,80 @@ class Flight:
     work: Submission
 
 
-class Loop:
-    """Runs the chunks of all streams, one batch at a time.
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Chunks that the engine has, or will take up next."""
 
-    Every submitted chunk is in `_flights` until its stream has been told of its result or its loss, exactly once.
+    plan: Plan
+    work: dict[int, ChunkWork]
+    """By tag."""
+    began: float
+    """When it was submitted (s)."""
+
+
+class Loop:
+    """Runs the chunks of all streams, as many batches at once as the engine takes.
+
+    Every submitted chunk is in `_flights` until its stream has been told of its result or its loss, exactly once; a
+    session has at most one chunk in the batches under way, beside what the engine's stream batch holds of it.
     """
 
-    def __init__(self, engine: Runner, clock: Clock, metrics: Metrics, limits: Limits) -> None:
+    def __init__(
+        self,
+        engine: Runner,
+        clock: Clock,
+        metrics: Metrics,
+        capacity: Capacity = ONE_BY_ONE,
+        *,
+        cost: CostModel = UNKNOWN,
+        depth: int = 2,
+        max_waiting: int = 16,
+        planner: Planner = policy.plan,
+    ) -> None:
+        """`depth`: batches that the engine takes at once, the running ones included."""
+        self.capacity = capacity
+        """The device, with what it has to do."""
+        self.cost = cost
+        """As fitted so far."""
+        self.roster = Roster(max_waiting)
         self._engine = engine
         self._clock = clock
         self._metrics = metrics
-        self._limits = limits
-        self._streams: dict[str, Stream] = {}
+        self._depth = depth
+        self._planner = planner
         self._flights: dict[int, Flight] = {}
+        self._running: list[Batch] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._tags = itertools.count(1)
         self._news = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
 
-    @property
-    def limits(self) -> Limits:
-        """What plans may use, with the cost model as fitted so far."""
-        return self._limits
+    def begin(self, capacity: Capacity, cost: CostModel, depth: int) -> None:
+        """What the engine turned out to be, once it is ready."""
+        self.capacity, self.cost, self._depth = capacity, cost, depth
+        self._govern()
 
-    def observe(self, shape: Shape, seconds: float) -> None:
-        """A batch of `shape` took so long."""
-        self._limits = replace(self._limits, cost=self._limits.cost.observed(shape, seconds))
+    def enter(self, stream: Stream, *, may_wait: bool = True) -> None:
+        """From now on the stream's frames are run, or it waits for that.
 
-    def add(self, stream: Stream) -> None:
-        """From now on the stream's frames are run."""
-        assert stream.id not in self._streams
-        self._streams[stream.id] = stream
+        Raises BusyError where there is no room, and it may not wait or too many wait already.
+        """
+        self.roster.enter(self._clock.now(), stream, self.cost, self.capacity, may_wait=may_wait)
         self.wake()
 
     def remove(self, stream: Stream) -> None:
         """The stream is over."""
         self.forget(stream, "closed")
-        self._streams.pop(stream.id, None)
+        self.roster.leave(self._clock.now(), stream)
+        self._govern()
+
+    def check(self, stream: Stream, demand: Demand) -> None:
+        """Raises BusyError where the stream cannot have `demand` instead of what it has."""
+        self.roster.check(stream, demand, self.cost, self.capacity)
+
+    def changed(self) -> None:
+        """A stream asks for something else now."""
+        self._govern()
 
     def wake(self) -> None:
         """Something was queued, or may run now."""
@@ -100,90 +152,179 @@ class Loop:
         logger.warning("the engine was restarted: %s", reason)
         self._metrics.restarted()
         self._lose(self._flights, "restart")
-        for stream in list(self._streams.values()):
+        for stream in self.roster.everyone:
             stream.restarted(reason)
 
     async def run(self) -> None:
         """Until cancelled, or until the engine has failed for good."""
-        while await self._news_and_engine():
-            plan = policy.plan(self._clock.now(), self._gather(), self._limits)
-            self._drop(plan)
-            batch = self._submit(plan)
-            if batch:
-                self._deliver(await self._run(batch, plan), plan)
-                self.wake()  # there may be more that is ready by now
+        governing = asyncio.create_task(self._govern_always(), name="governor")
+        try:
+            while await self._news_and_engine():
+                while self._may_submit() and self._turn():
+                    pass
+        finally:
+            for task in (governing, *self._tasks):
+                task.cancel()
+            await asyncio.gather(governing, *self._tasks, return_exceptions=True)
 
     async def _news_and_engine(self) -> bool:
         try:
             await self._news.wait()
             await self._engine.ready()
         except EngineError as error:
-            for stream in list(self._streams.values()):
+            for stream in self.roster.everyone:
                 stream.end(f"the engine failed: {error.message}")
             return False
         self._news.clear()
         return True
 
-    def _gather(self) -> list[policy.SessionView]:
-        views = (stream.view() for stream in self._streams.values())
+    def _turn(self) -> bool:
+        """One plan, carried out; whether it ran anything."""
+        began, now = time.perf_counter(), self._clock.now()
+        plan = self._planner(now, self._gather(), self.cost, self.capacity)
+        self._drop(plan)
+        batch = self._submit(plan, now)
+        if plan.wake is not None:
+            self._wake_at(now, plan.wake)
+        self._metrics.planned(time.perf_counter() - began)
+        if batch is None:
+            return False
+        task = asyncio.create_task(self._carry(batch), name="batch")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    def _may_submit(self) -> bool:
+        """Whether the engine can take another batch; where it can soon, the loop wakes then.
+
+        What is decided later is decided better: so a batch is not submitted before the engine is nearly free for it.
+        """
+        if not self._running:
+            return True
+        if len(self._running) >= self._depth or self._engine.state != "ready":
+            return False
+        free = self.capacity.free[0] if self.capacity.overlap else self.capacity.free[2]
+        now = self._clock.now()
+        if now >= free - LEAD_S:
+            return True
+        self._wake_at(now, free - LEAD_S)
+        return False
+
+    def _wake_at(self, now: float, when: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, when - now)
+        if self._alarm is not None:
+            if loop.time() < self._alarm.when() <= at:
+                return  # everything is looked at anew then
+            self._alarm.cancel()
+        self._alarm = loop.call_at(at, self.wake)
+
+    def _gather(self) -> list[SessionView]:
+        under_way = {chunk.session for batch in self._running for chunk in batch.plan.chunks}
+        views = (stream.view() for stream in self.roster if stream.id not in under_way)
         return [view for view in views if view is not None]
 
     def _drop(self, plan: Plan) -> None:
+        by_session: dict[tuple[str, str], list[int]] = {}
         for drop in plan.drops:
-            self._streams[drop.session].drop([drop.frame], drop.reason)
+            by_session.setdefault((drop.session, drop.reason), []).append(drop.frame)
+        for (session, reason), frames in by_session.items():
+            self._member(session).drop(frames, reason)
 
-    def _submit(self, plan: Plan) -> dict[int, ChunkWork]:
-        """The plan's chunks as engine work, by tag."""
-        batch = {}
+    def _member(self, session: str) -> Stream:
+        stream = self.roster.get(session)
+        assert stream is not None, "plans are of members, and carried out at once"
+        return stream
+
+    def _submit(self, plan: Plan, now: float) -> Batch | None:
+        if not plan.chunks:
+            return None
+        work = {}
         for chunk, tag in zip(plan.chunks, self._tags, strict=False):
-            stream = self._streams[chunk.session]
-            work = stream.submit(chunk.frames)
-            self._flights[tag] = Flight(stream, work)
-            pixels = [frame.pixels for frame in work.frames]
-            batch[tag] = ChunkWork(chunk.session, work.params, work.first, pixels, plan.mode, tag)
+            stream = self._member(chunk.session)
+            submission = stream.submit(chunk.frames, chunk.mode)
+            if submission.frames:
+                self._flights[tag] = Flight(stream, submission)
+            pixels, params, first = submission.pixels, submission.params, submission.first
+            work[tag] = ChunkWork(chunk.session, params, first, pixels, chunk.mode, tag)
+        batch = Batch(plan, work, now)
+        self._running.append(batch)
+        self.capacity = self.capacity.given(plan.ends)
         return batch
 
-    async def _run(self, batch: Mapping[int, ChunkWork], plan: Plan) -> tuple[list[ChunkDone], float]:
-        """What the engine gave back, and the time it took (s); chunks it could not run are told so here."""
-        began = self._clock.now()
+    async def _carry(self, batch: Batch) -> None:
         try:
-            done = await self._engine.run(list(batch.values()))
+            done = await self._run(batch)
+        finally:
+            self._ended(batch)
+        if done is not None:
+            self._deliver(done, batch)
+        self.wake()
+
+    def _ended(self, batch: Batch) -> None:
+        """The engine is rid of it: what it still has begins, or ends, as much earlier or later as this one did."""
+        self._running.remove(batch)
+        if not self._running:
+            self.capacity = replace(self.capacity, free=IDLE)
+            return
+        off = self._clock.now() - batch.plan.ends[2]
+        before, within, after = self.capacity.free
+        self.capacity = replace(self.capacity, free=(before + off, within + off, after + off))
+
+    async def _run(self, batch: Batch) -> BatchDone | None:
+        """What the engine gave back; chunks it could not run are told so here."""
+        try:
+            done = await self._engine.run(list(batch.work.values()))
         except WorkerDiedError as error:
-            self._fail(batch, "restart", error.message, state_lost=True)
+            self._fail(batch.work, "restart", error.message, state_lost=True)
             self._lose(self._flights, "restart")
-            return [], 0.0
+            return None
         except EngineError as error:
             restarting = self._engine.state != "ready"
             if restarting:
-                self._lose(batch, "restart")
+                self._lose(batch.work, "restart")
             else:
-                self._fail(batch, "error", error.message, state_lost=True)
-            return [], 0.0
-        seconds = self._clock.now() - began
-        self._metrics.ran_batch(seconds)
-        if plan.shape and plan.mode == "sequential" and not any(answer.error for answer in done):
-            self.observe(plan.shape, seconds)
-        return done, seconds
+                self._fail(batch.work, "error", error.message, state_lost=True)
+            return None
+        if batch.plan.shape is not None and done.times is not None:
+            self.cost = self.cost.observed(batch.plan.shape, done.times)
+        return done
 
-    def _deliver(self, result: tuple[list[ChunkDone], float], plan: Plan) -> None:
-        done, seconds = result
-        for answer in done:
+    def _deliver(self, done: BatchDone, batch: Batch) -> None:
+        seconds = self._clock.now() - batch.began
+        self._metrics.ran_batch(seconds, len(batch.work), done.times.stages if done.times else {})
+        modes = {chunk.session: chunk.mode for chunk in batch.plan.chunks}
+        for answer in done.chunks:
             flight = self._flights.pop(answer.tag, None)
             if flight is None:
                 continue  # forgotten while it ran
-            if answer.pixels is not None:
-                ran = Ran(plan.mode, len(plan.chunks), seconds, dict(answer.info))
-                flight.stream.deliver(flight.work, answer.pixels, ran)
-            else:
-                code, message = answer.error or ("engine_failed", "no pixels")
-                logger.warning("session %s: chunk failed (%s): %s", answer.session[:6], code, message)
-                flight.stream.fail(flight.work, "error", message, answer.state_lost)
+            ran = Ran(modes[answer.session], len(batch.work), seconds, dict(answer.info), done.times)
+            self._hand(answer, flight, ran)
+
+    def _hand(self, answer: ChunkDone, flight: Flight, ran: Ran) -> None:
+        if answer.pixels is not None:
+            flight.stream.deliver(flight.work, answer.pixels, ran)
+            return
+        code, message = answer.error or ("engine_failed", "no pixels")
+        logger.warning("session %s: chunk failed (%s): %s", answer.session[:6], code, message)
+        flight.stream.fail(flight.work, "error", message, answer.state_lost)
+
+    async def _govern_always(self) -> None:
+        while True:
+            await asyncio.sleep(GOVERN_S)
+            self._govern()
+
+    def _govern(self) -> None:
+        self.roster.govern(self._clock.now(), self.cost, self.capacity)
+        governor = self.roster.governor
+        self._metrics.governed(governor.levels.values(), self.roster.waiting, governor.pressure, self.cost.error)
+        self.wake()
 
     def _lose(self, tags: Iterable[int], reason: str) -> None:
         for flight in self._pop(tags):
             flight.stream.lose(flight.work, reason)
 
-    def _fail(self, tags: Iterable[int], reason: str, message: str, state_lost: bool) -> None:
+    def _fail(self, tags: Mapping[int, ChunkWork], reason: str, message: str, state_lost: bool) -> None:
         for flight in self._pop(tags):
             flight.stream.fail(flight.work, reason, message, state_lost)
 

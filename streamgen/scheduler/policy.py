@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from streamgen.scheduler.cost import CostModel, Shape
+from streamgen.engine.work import Mode
+from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.chunks import careful, chunk_length, mode_of
+from streamgen.scheduler.cost import CostModel, Rates, Shape
 
-Mode = Literal["sequential", "stream_batch"]
+SAVES = 0.05
+"""A chunk joins a batch where that saves this share of its cost by itself; else it would only make the others wait."""
+
+LOST_S = 2.0
+"""A session that loses all its frames goes before others as if its deadlines were earlier by this (s)."""
+
+FLUSH_S = 0.02
+"""What a stream batch holds is finished this long before it would be late (s)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """A frame that waits."""
 
     id: int
@@ -25,43 +34,40 @@ class SessionView:
     """What the policy has to know of a session."""
 
     session: str
-    wanted: int
-    """Frames that make its next chunk."""
     frames: tuple[Queued, ...]
     """Oldest first."""
+    wanted: int
+    """Most frames of its next chunk."""
     due: float
     """Deadline of the first frame that came since its last chunk, dropped or not (s): what sessions are ordered by."""
     budget: float
     """Latency budget of a frame (s)."""
     interval: float
-    """Time between frames (s)."""
+    """Between frames (s)."""
     steps: int
-    width: int
-    height: int
+    shape: Shape
+    """Of its chunk."""
+    mode: Mode = "sequential"
+    """How its last chunk was run."""
+    held_due: float | None = None
+    """Deadline of the oldest frame that is held in the stream batch (s)."""
+    lost: float = 0.0
+    """Share of its frames that were lost lately, for want of time."""
+    batch: bool = False
+    """No deadlines: it fills what the others leave idle."""
     alone: bool = False
     """It failed in company: run it by itself, so that it can harm no other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a plan may use."""
-
-    cost: CostModel
-    max_batch: int = 1
-    """Sessions in one batch."""
-    mode: Mode = "sequential"
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Frames of one session to run now, oldest first."""
+class Chunk(NamedTuple):
+    """Frames of one session to run now, oldest first; none to finish what the stream batch holds of it."""
 
     session: str
     frames: tuple[int, ...]
+    mode: Mode = "sequential"
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(NamedTuple):
     """A frame to give up."""
 
     session: str
@@ -74,61 +80,171 @@ class Plan:
     """What to do now. Every queued frame is in it at most once, as run or as dropped."""
 
     chunks: tuple[Chunk, ...] = ()
+    """One batch."""
     drops: tuple[Drop, ...] = ()
-    mode: Mode = "sequential"
-    shape: Shape | None = field(default=None)
+    shape: Shape | None = None
     """Of the batch; None where nothing runs."""
+    ends: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """When encoder, denoiser and decoder will be done with the batch, as far as the model knows (s)."""
+    wake: float | None = None
+    """When to plan again, even if nothing comes (s)."""
 
 
-def plan(now: float, sessions: Sequence[SessionView], limits: Limits) -> Plan:
+class _Ready(NamedTuple):
+    """A chunk that could run now. Sorts by urgency."""
+
+    batch: bool
+    urgency: float
+    session: str
+    due: float
+    view: SessionView
+    chunk: Chunk
+    rates: Rates
+
+
+class _Load(NamedTuple):
+    """The work of a batch."""
+
+    chunks: int
+    calls: int
+    rows: int
+
+
+class _Terms(NamedTuple):
+    """What is the same for all sessions of one shape and number of steps, with the margin for the model's error."""
+
+    rates: Rates
+    service: float
+    """Of a chunk alone (s)."""
+    end: float
+    """Of a chunk alone that begins now (s)."""
+
+
+def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity: Capacity) -> Plan:
     """Gives up frames that cannot be in time, then batches the sessions that are ready, earliest deadline first.
 
-    `now` is on the clock of the deadlines (s).
+    `now` is on the clock of the deadlines (s). The batch is the most urgent chunk and those that can join it at a gain,
+    while every one of them, and the next after them, is as much in time as it would be without the others.
     """
     drops: list[Drop] = []
-    ready: list[SessionView] = []
-    kept: dict[str, tuple[Queued, ...]] = {}
+    ready: list[_Ready] = []
+    wakes: list[float] = []
+    terms: dict[tuple[Shape, int], _Terms] = {}
     for view in sessions:
-        late = _late(now, view, limits.cost)
-        drops.extend(Drop(view.session, frame.id, "late") for frame in view.frames[:late])
-        kept[view.session] = view.frames[late:]
-        if len(kept[view.session]) >= view.wanted:
-            ready.append(view)
-    batch = _batch(now, sorted(ready, key=lambda view: (view.due, view.session)), limits)
-    chunks = tuple(Chunk(view.session, tuple(f.id for f in kept[view.session][: view.wanted])) for view in batch)
-    return Plan(chunks, tuple(drops), limits.mode, _shape(batch[0], len(batch)) if batch else None)
+        its = terms.get((view.shape, view.steps))
+        if its is None:
+            its = terms[view.shape, view.steps] = _terms(now, view, cost, capacity)
+        length = chunk_length(view.wanted, view.interval, view.budget, its.service)
+        late = 0 if view.batch else _late(view, length, its)
+        if late:
+            drops.extend([Drop(view.session, frame.id, "late") for frame in view.frames[:late]])
+        if len(view.frames) - late >= length:
+            frames = tuple([frame.id for frame in view.frames[late : late + length]])
+            mode = view.mode if view.steps == 1 and view.held_due is None else _mode(view, length, its.rates)
+            ready.append(_entry(view, Chunk(view.session, frames, mode), view.due, its.rates))
+        elif view.held_due is not None:
+            flush_at = view.held_due - its.service - FLUSH_S
+            if flush_at <= now:
+                ready.append(_entry(view, Chunk(view.session, ()), view.held_due, its.rates))
+            else:
+                wakes.append(flush_at)
+    wake = min(wakes, default=None)
+    if not ready:
+        return Plan(drops=tuple(drops), wake=wake)
+    ready.sort()
+    first = ready[0]
+    if first.batch and _would_be_late(now, sessions, terms, first, capacity):
+        return Plan(drops=tuple(drops), wake=wake)
+    batch, load = _batch(now, ready, capacity)
+    ends = capacity.ends(now, first.rates, *load)
+    return Plan(tuple([entry.chunk for entry in batch]), tuple(drops), first.view.shape, ends, wake)
 
 
-def _shape(view: SessionView, chunks: int) -> Shape:
-    return Shape(chunks, view.wanted, view.steps, view.width, view.height)
+def _terms(now: float, view: SessionView, cost: CostModel, capacity: Capacity) -> _Terms:
+    rates, steps = cost.rates(view.shape), view.steps
+    service = careful(rates.sequential(steps), rates)
+    idle_end = capacity.ends(now, rates, 1, steps, steps)[2]
+    return _Terms(rates, service, idle_end + service - rates.sequential(steps))
 
 
-def _late(now: float, view: SessionView, cost: CostModel) -> int:
+def _late(view: SessionView, length: int, its: _Terms) -> int:
     """How many of the session's oldest frames to give up.
 
     Giving up late frames pays only where fresher ones can be in time. Where even a fresh chunk could not be (the budget
     is smaller than what filling and running a chunk takes), the newest chunk runs all the same, and counts as missed.
     """
-    service = cost.estimate(_shape(view, 1))
-    late = sum(frame.deadline - service < now for frame in view.frames)
-    if (view.wanted - 1) * view.interval + service > view.budget:
-        late = min(late, max(0, len(view.frames) - view.wanted))
+    frames = view.frames
+    if not frames or frames[0].deadline >= its.end:
+        return 0
+    late = sum([frame.deadline < its.end for frame in frames])
+    if (length - 1) * view.interval + its.service > view.budget:
+        late = min(late, max(0, len(frames) - length))
     return late
 
 
-def _batch(now: float, ready: Sequence[SessionView], limits: Limits) -> list[SessionView]:
-    """The most urgent session, and as many equal ones as the batch may hold without making one of them late."""
-    if not ready:
-        return []
-    batch = [ready[0]]
-    for view in ready[1:]:
-        if len(batch) >= limits.max_batch or batch[0].alone:
-            break
-        if view.alone or _shape(view, 1) != _shape(batch[0], 1):
+def _mode(view: SessionView, length: int, rates: Rates) -> Mode:
+    fill = (length - 1) * view.interval
+    budget = view.budget if not view.batch else float("inf")
+    return mode_of(view.steps, length * view.interval, fill, budget, rates, view.mode)
+
+
+def _entry(view: SessionView, chunk: Chunk, due: float, rates: Rates) -> _Ready:
+    return _Ready(view.batch, due - LOST_S * view.lost, view.session, due, view, chunk, rates)
+
+
+def _would_be_late(
+    now: float,
+    sessions: Sequence[SessionView],
+    terms: dict[tuple[Shape, int], _Terms],
+    first: _Ready,
+    capacity: Capacity,
+) -> bool:
+    """Whether a live session whose chunk is not whole yet would be late if a batch job's chunk ran now."""
+    end = capacity.ends(now, first.rates, *_load(first))[2]
+    for view in sessions:
+        if not view.batch and view.frames:
+            service = terms[view.shape, view.steps].service
+            if now + service <= view.due < end + service:
+                return True
+    return False
+
+
+def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[list[_Ready], _Load]:
+    """The most urgent chunk, and others that can join it."""
+    first = ready[0]
+    batch, load = [first], _load(first)
+    if first.view.alone or capacity.max_batch == 1 or not first.chunk.frames:
+        return batch, load
+    end = capacity.ends(now, first.rates, *load)[2]
+    next_due, next_service = float("inf"), 0.0
+    due = first.due
+    for entry in ready[1:]:
+        view = entry.view
+        if view.shape != first.view.shape or entry.chunk.mode != first.chunk.mode:
+            if next_service == 0.0:
+                next_due, next_service = entry.due, entry.rates.sequential(view.steps)
             continue
-        done = now + limits.cost.estimate(_shape(view, len(batch) + 1))
-        alone = now + limits.cost.estimate(_shape(view, 1))
-        if any(alone <= member.due < done for member in [*batch, view]):
+        if view.alone or not entry.chunk.frames:
+            continue
+        grown = _grown(load, _load(entry))
+        alone = first.rates.batch(*_load(entry))
+        if first.rates.batch(*grown) > first.rates.batch(*load) + (1 - SAVES) * alone:
             break
-        batch.append(view)
-    return batch
+        grown_end = capacity.ends(now, first.rates, *grown)[2]
+        if end <= min(due, entry.due) < grown_end or end + next_service <= next_due < grown_end + next_service:
+            break
+        batch.append(entry)
+        load, end, due = grown, grown_end, min(due, entry.due)
+        if len(batch) == capacity.max_batch:
+            break
+    return batch, load
+
+
+def _load(entry: _Ready) -> _Load:
+    steps = entry.view.steps
+    return _Load(1, steps if entry.chunk.mode == "sequential" else 1, steps)
+
+
+def _grown(load: _Load, other: _Load) -> _Load:
+    """Chunks of a batch are denoised together, and leave it one by one."""
+    return _Load(load.chunks + other.chunks, max(load.calls, other.calls), load.rows + other.rows)

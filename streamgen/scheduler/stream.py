@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from streamgen.core import Frame, Params, Pixels
-from streamgen.scheduler.policy import Mode, SessionView
+from streamgen.engine.work import Mode, StageTimes
+from streamgen.scheduler.demand import Demand
+from streamgen.scheduler.policy import SessionView
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,6 +18,8 @@ class Submission:
 
     frames: tuple[Frame, ...]
     """Oldest first."""
+    pixels: tuple[Pixels, ...]
+    """What the engine gets: the frames' own, the last one again where the chunk has fewer than the model takes."""
     params: Params
     first: bool
     """It begins a stream."""
@@ -29,9 +33,11 @@ class Ran:
     batch: int
     """Chunks in the batch."""
     seconds: float
-    """What the batch took."""
+    """From the batch's submission to its results."""
     info: dict[str, float] = field(default_factory=dict)
     """What the pipeline chose, such as "noise"."""
+    times: StageTimes | None = None
+    """Of the batch, where they are known."""
 
 
 class Stream(Protocol):
@@ -42,12 +48,37 @@ class Stream(Protocol):
         """Tells it from all others."""
         ...
 
+    @property
+    def client(self) -> str:
+        """Whose it is."""
+        ...
+
+    def demand(self) -> Demand:
+        """What it asks of the device."""
+        ...
+
+    def waiting(self, position: int, estimate_s: float | None) -> None:
+        """There is no room for it yet; 1 is the next."""
+        ...
+
+    def admitted(self) -> None:
+        """From now on its frames are run."""
+        ...
+
+    def run_at(self, rung: int, reason: str, promised: bool) -> None:
+        """From the next chunk on it runs at this rung of its ladder; `promised`: its deadlines are to be kept."""
+        ...
+
+    def tally(self) -> tuple[int, int]:
+        """Frames that were to be in time since the last call, and those of them that were late or lost for it."""
+        ...
+
     def view(self) -> SessionView | None:
         """What waits; None where nothing may run now."""
         ...
 
-    def submit(self, frames: Sequence[int]) -> Submission:
-        """These frames run now, with the parameters of now."""
+    def submit(self, frames: Sequence[int], mode: Mode) -> Submission:
+        """These frames run now, with the parameters of now; none: what the stream batch holds is finished."""
         ...
 
     def drop(self, frames: Sequence[int], reason: str) -> None:
@@ -55,7 +86,7 @@ class Stream(Protocol):
         ...
 
     def deliver(self, work: Submission, pixels: Pixels, ran: Ran) -> None:
-        """The result (T, H, W, 3) of `work`, which had T frames."""
+        """The result (T, H, W, 3) of `work`, which has T pixels."""
         ...
 
     def lose(self, work: Submission, reason: str) -> None:

@@ -1,0 +1,145 @@
+"""Whether a device can keep the promises made to a set of sessions, and at which quality. Pure.
+
+A session is a periodic task: a chunk every `period`, worth `cost` of the device's time, to be done within `slack` of
+its last frame's coming. Chunks run to their end, earliest deadline first. The promises hold where
+
+    sum of cost / period                    is at most the share of the device that may be used, and
+    for every slack D, the work that can come due within D, and the longest chunk that may just have begun, fit into D
+
+(the processor demand test of non-preemptive earliest-deadline-first scheduling, Jeffay, Stanat and Martel 1991, at the
+first deadline of each task).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.chunks import careful, chunk_length
+from streamgen.scheduler.cost import CostModel, Rates, Shape
+from streamgen.scheduler.policy import SAVES
+from streamgen.scheduler.quality import Quality
+
+HANDOVER_S = 0.015
+"""Of a frame's budget this goes into scaling it, pacing and handing over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a session asks of the device."""
+
+    session: str
+    rungs: tuple[Quality, ...]
+    """What it may run as: as asked for first, then lighter and lighter."""
+    chunk_frames: int
+    """Most frames of a chunk."""
+    budget: float
+    """Latency budget of a frame (s)."""
+    batch: bool = False
+    """Without promises."""
+
+
+class Task(NamedTuple):
+    """A session's work at one rung."""
+
+    cost: float
+    """Of a chunk (s): its share of a batch."""
+    period: float
+    """Between chunks (s)."""
+    slack: float
+    """From a chunk's last frame to the deadline of its first (s)."""
+    blocking: float
+    """How long the batch it is in may keep others waiting (s)."""
+
+
+Levels = Mapping[str, int]
+"""Rungs by session."""
+
+
+def tasks(at: Sequence[tuple[Demand, Quality]], cost: CostModel, capacity: Capacity) -> list[Task]:
+    """The work of these sessions at these qualities, with costs shared where batches save."""
+    alike = Counter(_shape(demand, quality) for demand, quality in at)
+    return [_task(demand, quality, alike[_shape(demand, quality)], cost, capacity) for demand, quality in at]
+
+
+def fits(work: Sequence[Task], usable: float) -> bool:
+    """Whether all of `work` is done in time, with `usable` (0..1) of the device."""
+    if usable <= 0 or sum(task.cost / task.period for task in work) > usable:
+        return False
+    kinds = sorted(Counter(work).items(), key=lambda kind: kind[0].slack)
+    for index, (task, _) in enumerate(kinds):
+        horizon = task.slack
+        later = max((other.blocking for other, _ in kinds[index + 1 :]), default=0.0)
+        due = sum(
+            count * (1 + int((horizon - other.slack) / other.period)) * other.cost
+            for other, count in kinds
+            if other.slack <= horizon
+        )
+        # the task's own batch runs whole before the last chunk in it is done
+        if max(due, task.blocking) + later > horizon * max(1.0, usable):
+            return False
+    return True
+
+
+def levels(demands: Sequence[Demand], cost: CostModel, capacity: Capacity, usable: float) -> Levels | None:
+    """The best rungs at which all promises hold, as alike as can be; None where they hold at no rung.
+
+    All sessions go down together, each no further than its last rung; then as many as can, in their order, go one up.
+    """
+
+    def holds(depths: Sequence[int]) -> bool:
+        at = [(demand, demand.rungs[_bounded(demand, depth)]) for demand, depth in zip(demands, depths, strict=True)]
+        return fits(tasks(at, cost, capacity), usable)
+
+    count = len(demands)
+    for depth in range(max((len(demand.rungs) for demand in demands), default=1)):
+        if holds([depth] * count):
+            higher = _most(count if depth else 0, lambda n, d=depth: holds([d - 1] * n + [d] * (count - n)))
+            chosen = [depth - 1] * higher + [depth] * (count - higher)
+            return {demand.session: _bounded(demand, rung) for demand, rung in zip(demands, chosen, strict=True)}
+    return None
+
+
+def lowest(demands: Sequence[Demand]) -> Levels:
+    """Every session at its last rung."""
+    return {demand.session: len(demand.rungs) - 1 for demand in demands}
+
+
+def _bounded(demand: Demand, rung: int) -> int:
+    return min(rung, len(demand.rungs) - 1)
+
+
+def _most(count: int, holds: Callable[[int], bool]) -> int:
+    """The largest n <= `count` that `holds`, for what holds of fewer where it holds of more; 0 always does."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _shape(demand: Demand, quality: Quality) -> Shape:
+    return Shape(demand.chunk_frames, quality.width, quality.height, quality.vae)
+
+
+def _task(demand: Demand, quality: Quality, alike: int, cost: CostModel, capacity: Capacity) -> Task:
+    rates = cost.rates(_shape(demand, quality))
+    interval, steps = 1 / quality.fps, quality.steps
+    service = careful(rates.sequential(steps), rates)
+    length = chunk_length(demand.chunk_frames, interval, demand.budget, service)
+    size = _batch_size(rates, steps, min(alike, capacity.max_batch))
+    stages = rates.stages(size, steps, steps * size)
+    bottleneck = max(stages) if capacity.overlap else sum(stages)
+    through = sum(stages) - bottleneck
+    slack = demand.budget - (length - 1) * interval - HANDOVER_S - through
+    return Task(bottleneck / size, length * interval, slack, bottleneck)
+
+
+def _batch_size(rates: Rates, steps: int, most: int) -> int:
+    """How large a batch is worth while."""
+    alone = rates.sequential(steps)
+    saves = alone + rates.sequential(steps) - rates.batch(2, steps, 2 * steps) > SAVES * alone
+    return most if saves else 1

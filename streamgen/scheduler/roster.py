@@ -1,0 +1,153 @@
+"""Who is in, who waits, and at which rung everyone runs: carries out what governor and waiting room decide."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from streamgen.errors import BusyError
+from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.cost import CostModel
+from streamgen.scheduler.demand import Demand
+from streamgen.scheduler.governor import Governor
+from streamgen.scheduler.stream import Stream
+from streamgen.scheduler.waiting import Waiter, WaitingRoom
+
+RETRY_S = (1, 5, 120)
+"""A client that finds the queue full is asked to come again after the estimate, within first and last; without an
+estimate after the middle one."""
+
+TELL_S = 5.0
+"""Those who wait are told anew at least this often."""
+
+
+@dataclass(slots=True)
+class Member:
+    """A stream that was admitted."""
+
+    stream: Stream
+    since: float
+    """When (s)."""
+
+
+class Roster:
+    """All streams: each is either a member or waits. Belongs to the loop; is told the time."""
+
+    def __init__(self, max_waiting: int) -> None:
+        """`max_waiting`: how many may wait; who comes then is refused."""
+        self.governor = Governor()
+        self._max_waiting = max_waiting
+        self._members: dict[str, Member] = {}
+        self._room = WaitingRoom()
+        self._waiting: dict[str, Stream] = {}
+        self._told: dict[str, tuple[int, float]] = {}
+        """Position last told, and when (s)."""
+
+    def __iter__(self) -> Iterator[Stream]:
+        """The members."""
+        return (member.stream for member in self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def everyone(self) -> list[Stream]:
+        """Members, and those who wait."""
+        return [*self, *self._waiting.values()]
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def get(self, session: str) -> Stream | None:
+        """The member of this id."""
+        member = self._members.get(session)
+        return member.stream if member else None
+
+    def enter(self, now: float, stream: Stream, cost: CostModel, capacity: Capacity, *, may_wait: bool = True) -> None:
+        """Admits the stream, or has it wait. Raises BusyError where it may not, or too many wait already."""
+        demand = stream.demand()
+        if not self._waiting and self.governor.admits(demand, self._demands(), cost, capacity):
+            self._admit(now, stream)
+        elif may_wait and len(self._waiting) < self._max_waiting:
+            self._waiting[stream.id] = stream
+            self._room.enter(Waiter(stream.id, stream.client, demand.batch, now))
+        else:
+            raise BusyError("no room for another session now; try again later", self._retry_after())
+        self.govern(now, cost, capacity)
+
+    def leave(self, now: float, stream: Stream) -> None:
+        """The stream is over, or gave up waiting."""
+        self._room.leave(stream.id)
+        self._waiting.pop(stream.id, None)
+        self._told.pop(stream.id, None)
+        member = self._members.pop(stream.id, None)
+        if member is not None:
+            self._room.left(now - member.since)
+
+    def check(self, stream: Stream, demand: Demand, cost: CostModel, capacity: Capacity) -> None:
+        """Raises BusyError where promises would no longer hold at any rung if the member asked for `demand` instead."""
+        others = [member.stream.demand() for member in self._members.values() if member.stream is not stream]
+        if stream.id in self._members and not self.governor.admits(demand, others, cost, capacity):
+            raise BusyError("that is more than the present load leaves room for", self._retry_after())
+
+    def govern(self, now: float, cost: CostModel, capacity: Capacity) -> None:
+        """Sets all rungs, lets in who has room, and tells those who wait."""
+        self._set_rungs(now, cost, capacity)
+        if self._waiting and self._let_in(now, cost, capacity):
+            self._set_rungs(now, cost, capacity)
+        self._tell(now)
+
+    def _set_rungs(self, now: float, cost: CostModel, capacity: Capacity) -> None:
+        tallies = [member.stream.tally() for member in self._members.values()]
+        before = self.governor.levels
+        self.governor = self.governor.governed(
+            now,
+            self._demands(),
+            cost,
+            capacity,
+            frames=sum(frames for frames, _ in tallies),
+            missed=sum(missed for _, missed in tallies),
+        )
+        for stream in self:
+            rung = self.governor.levels[stream.id]
+            reason = "load" if rung > before.get(stream.id, 0) else "room"
+            stream.run_at(rung, reason, stream.id not in self.governor.hopeless)
+
+    def _let_in(self, now: float, cost: CostModel, capacity: Capacity) -> bool:
+        """Those next in line, as far as there is room for them; whether there was for any."""
+        count = len(self)
+        for waiter in self._room.order(self._held()):
+            stream = self._waiting[waiter.session]
+            if not self.governor.admits(stream.demand(), self._demands(), cost, capacity):
+                break
+            self._room.leave(stream.id)
+            del self._waiting[stream.id]
+            self._told.pop(stream.id, None)
+            self._admit(now, stream)
+        return len(self) > count
+
+    def _tell(self, now: float) -> None:
+        for position, waiter in enumerate(self._room.order(self._held()), 1):
+            told, at = self._told.get(waiter.session, (0, 0.0))
+            if position != told or now - at >= TELL_S:
+                self._told[waiter.session] = position, now
+                self._waiting[waiter.session].waiting(position, self._room.estimate(position, len(self)))
+
+    def _admit(self, now: float, stream: Stream) -> None:
+        self._members[stream.id] = Member(stream, now)
+        stream.admitted()
+
+    def _demands(self) -> list[Demand]:
+        return [member.stream.demand() for member in self._members.values()]
+
+    def _held(self) -> Counter[str]:
+        return Counter(member.stream.client for member in self._members.values())
+
+    def _retry_after(self) -> int:
+        least, usual, most = RETRY_S
+        estimate = self._room.estimate(len(self._waiting) + 1, len(self))
+        return usual if estimate is None else min(most, max(least, math.ceil(estimate)))
