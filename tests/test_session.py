@@ -8,9 +8,9 @@ import pytest
 
 from streamgen import session as session_module
 from streamgen.core import Params
+from streamgen.engine import StageTimes
 from streamgen.errors import BusyError, ParamsError, SessionNotFoundError
 from streamgen.framing import SourceShape
-from streamgen.engine import StageTimes
 from streamgen.scheduler.stream import Ran, Submission
 from streamgen.session import MAX_FAILURES, MAX_UPDATES_WAITING, Session
 from streamgen.wire import Quality, Queue, Restarted, ServerMessage, StateChanged
