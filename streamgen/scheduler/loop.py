@@ -317,7 +317,13 @@ class Loop:
     def _govern(self) -> None:
         self.roster.govern(self._clock.now(), self.cost, self.capacity)
         governor = self.roster.governor
-        self._metrics.governed(governor.levels.values(), self.roster.waiting, governor.pressure, self.cost.error)
+        self._metrics.governed(
+            governor.levels.values(),
+            queued=self.roster.waiting,
+            promised=self.roster.promised(self.cost, self.capacity),
+            pressure=governor.pressure,
+            error=self.cost.error,
+        )
         self.wake()
 
     def _lose(self, tags: Iterable[int], reason: str) -> None:
