@@ -194,7 +194,8 @@ def _calibrate(scheduler: Loop, engine: Engine) -> None:
     spec = engine.spec
     defaults = spec.defaults
     shape = Shape(1, spec.chunk_frames, defaults.steps, defaults.width, defaults.height)
-    seconds = sum(engine.warmup_ms.values()) / 1000
+    times = engine.warmup[0].times
+    seconds = times.encode + times.denoise + times.decode
     if seconds > 0:
         scheduler.observe(shape, seconds)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from streamgen.core import Clock
-from streamgen.engine import ChunkDone, ChunkWork
+from streamgen.engine import BatchDone, ChunkDone, ChunkWork
 from streamgen.errors import EngineError, WorkerDiedError
 from streamgen.metrics import Metrics
 from streamgen.scheduler import policy
@@ -33,7 +33,7 @@ class Runner(Protocol):
         """Waits until batches can run. Raises EngineError where they never will."""
         ...
 
-    async def run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
+    async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
         """Raises WorkerDiedError, EngineError."""
         ...
 
@@ -147,7 +147,7 @@ class Loop:
         """What the engine gave back, and the time it took (s); chunks it could not run are told so here."""
         began = self._clock.now()
         try:
-            done = await self._engine.run(list(batch.values()))
+            done = (await self._engine.run(list(batch.values()))).chunks
         except WorkerDiedError as error:
             self._fail(batch, "restart", error.message, state_lost=True)
             self._lose(self._flights, "restart")

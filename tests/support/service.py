@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.fake import FakePipeline
 from streamgen.core import Frame, Params, PipelineSpec
-from streamgen.engine import ChunkDone, ChunkWork
+from streamgen.engine import BatchDone, ChunkWork
 from streamgen.engine.streams import Streams
 from streamgen.errors import EngineError, WorkerDiedError
 from streamgen.framing import SIZES
@@ -57,7 +57,7 @@ class InlineEngine:
         if self.failure:
             raise EngineError(self.failure)
 
-    async def run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
+    async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
         self.batches.append(list(chunks))
         await self.gate.wait()
         await asyncio.sleep(0)
