@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline, Fault, restyle
+from pipelines.fake import FAKE_SPEC, FakeCost, FakeLatent, FakePipeline, FakeState, Fault, restyle
 from pipelines.streaming import sequential
-from streamgen.core import Params, Pixels
+from streamgen.core import Params, Pixels, Row
 from streamgen.errors import ParamsError
 
 PARAMS = Params(prompt="ink", width=64, height=64)
@@ -101,6 +101,77 @@ def test_work_takes_the_programmed_time() -> None:
     pipeline = FakePipeline(cost=FakeCost(encode_s=1, call_s=10, step_s=100, decode_s=1000), sleep=slept.append)
     sequential(pipeline, [(pipeline.open(PARAMS), frames()), (pipeline.open(PARAMS), frames())])
     assert slept == [2, 210, 210, 2000]
+
+
+def test_a_call_and_a_lighter_vae_have_costs_of_their_own() -> None:
+    slept: list[float] = []
+    cost = FakeCost(encode_s=1, encode_call_s=10, decode_s=100, decode_call_s=1000, light_decode_s=20)
+    pipeline = FakePipeline(replace(FAKE_SPEC, light_vae=True), cost, sleep=slept.append)
+    light = replace(PARAMS, vae="light")
+    sequential(pipeline, [(pipeline.open(params), frames()) for params in (PARAMS, light, light)])
+    assert slept == [13, 1140]
+
+
+def test_costs_may_follow_the_size() -> None:
+    slept: list[float] = []
+    cost = FakeCost(encode_s=1, call_s=1000, step_s=10, decode_s=100, decode_call_s=3000, per_pixel=True)
+    spec = replace(FAKE_SPEC, defaults=replace(PARAMS, steps=1))
+    pipeline = FakePipeline(spec, cost, sleep=slept.append)
+    wide = replace(spec.defaults, width=192)
+    chunks = [(spec.defaults, frames()), (wide, np.zeros((4, 64, 192, 3), np.uint8))]
+    sequential(pipeline, [(pipeline.open(params), pixels) for params, pixels in chunks])
+    assert slept == [1 + 3, 1000 + 10 + 30, 3000 + 100 + 300]
+
+
+STAGES = ["open", "update", "encode", "denoise", "decode", "close"]
+
+
+def call(pipeline: FakePipeline, stage: str, state: FakeState) -> None:
+    row = Row(state, FakeLatent(frames(), state.params, state.decoded), None, 1, 2, 0.5, 4)
+    match stage:
+        case "open":
+            pipeline.open(PARAMS)
+        case "update":
+            pipeline.update(state, PARAMS)
+        case "encode":
+            pipeline.encode([(state, frames())])
+        case "denoise":
+            pipeline.denoise([row])
+        case "decode":
+            pipeline.decode([replace(row, step=2)])
+        case "close":
+            pipeline.close(state)
+
+
+@pytest.mark.parametrize("inner", STAGES)
+@pytest.mark.parametrize("outer", ["encode", "denoise", "decode"])
+def test_what_the_protocol_says_of_threads_is_checked(outer: str, inner: str) -> None:
+    """While `outer` sleeps with one state, `inner` is called with another, and with the same one."""
+    outcomes: list[str] = []
+    asked: list[FakeState] = []
+
+    def sleep(_: float) -> None:
+        while asked:
+            try:
+                call(pipeline, inner, asked.pop())
+                outcomes.append("")
+            except ValueError as error:
+                outcomes.append(str(error))
+
+    pipeline = FakePipeline(cost=FakeCost(encode_call_s=1, call_s=1, decode_call_s=1), sleep=sleep)
+    one, other = pipeline.open(PARAMS), pipeline.open(PARAMS)
+    for state in (one, other):
+        asked[:] = [state]
+        call(pipeline, outer, one)
+    entering = "encode" if inner in ("open", "update", "close") else inner
+    same_line = f"{entering} was called while a call of it ran"
+    if entering == outer:
+        assert outcomes == [same_line, same_line]
+    elif inner == "open":
+        assert outcomes == ["", ""]
+    else:
+        assert outcomes == [f"{entering} was called with a state that another stage was using", ""]
+    call(pipeline, outer, one)  # a refused call leaves nothing behind
 
 
 @pytest.mark.parametrize("stage", ["open", "encode", "denoise", "decode"])
