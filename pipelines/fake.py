@@ -8,13 +8,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 
+from pipelines.registry import Choices, Preset
 from streamgen.core import Params, PipelineSpec, Pixels, Row
-from streamgen.errors import ParamsError
+from streamgen.errors import ParamsError, PresetError
 
 Stage = Literal["open", "update", "encode", "denoise", "decode", "close"]
 
@@ -234,3 +235,29 @@ class FakePipeline:
                 os._exit(3)
             case "hang":
                 self._sleep(3600.0)
+
+
+def build_fake(preset: Preset, choices: Choices, environ: Mapping[str, str] = os.environ) -> FakePipeline:
+    """The preset `fake`. Its costs are the preset's, changed by $STREAMGEN_FAKE_COST: "step_s=0.01,decode_s=0".
+
+    Raises PresetError for costs that are none, and for LoRA files, which there is no model to merge into.
+    """
+    if choices.loras:
+        raise PresetError(f"{preset.name} has no model that a LoRA file could be merged into")
+    cost = replace(FakeCost(**preset.settings["cost"]), **_costs(environ.get("STREAMGEN_FAKE_COST", "")))
+    spec = replace(FAKE_SPEC, defaults=preset.defaults, light_vae=cost.light_decode_s > 0, device=f"fake {cost}")
+    return FakePipeline(spec, cost)
+
+
+def _costs(text: str) -> dict[str, float]:
+    known = [field.name for field in fields(FakeCost) if field.name.endswith("_s")]
+    costs = {}
+    for part in filter(None, text.split(",")):
+        name, _, seconds = part.partition("=")
+        try:
+            costs[name] = float(seconds)
+        except ValueError:
+            costs[name] = -1.0
+        if name not in known or not 0 <= costs[name] < 3600:
+            raise PresetError(f"STREAMGEN_FAKE_COST: {part!r} is none of NAME=SECONDS with {', '.join(known)}")
+    return costs
