@@ -28,6 +28,7 @@ from streamgen.jobs import jobs, upload
 from streamgen.jobs.job import Job
 from streamgen.mediafile import Picture
 from streamgen.rendition import Rendition
+from streamgen.scheduler.cost import CostModel, Line, Shape
 from tests.support.clips import make_clip
 from tests.support.jobs import ASKED, SPEC, Workshop, pieces
 from tests.support.processes import until
@@ -205,6 +206,22 @@ async def test_jobs_of_one_shape_run_in_one_batch_each_with_its_own_frames(
     assert any(len(batch) == 2 for batch in here.engine.batches)
 
 
+async def test_a_stream_batch_gives_every_frame_and_in_order(
+    workshop: Callable[..., Workshop], clip: bytes, written: list[Picture]
+) -> None:
+    memory_bound = CostModel({("denoise", Shape(1, 128, 64)): Line(0.05, 0.001, 0.0)})
+    here = workshop(cost=memory_bound)
+    job = await over(await here.submit(clip, steps=3))
+    assert (job.state, job.error) == ("done", "")
+    works = [work for (work,) in here.engine.batches]
+    assert [(work.mode, len(work.pixels)) for work in works[:-1]] == [("stream_batch", n) for n in (1, 4, 4, 1)]
+    assert works[-1].flushes
+    assert [picture.pts for picture in written] == list(range(0, 1000, 100))
+    sources = [(pixels, chunk) for chunk, work in enumerate(works) for pixels in work.pixels]
+    for picture, (pixels, chunk) in zip(written, sources, strict=True):
+        assert np.array_equal(picture.pixels, restyle(pixels, job.params, chunk))
+
+
 async def test_a_restart_of_the_worker_costs_no_frame(
     workshop: Callable[..., Workshop], long_clip: bytes, written: list[Picture]
 ) -> None:
@@ -252,8 +269,11 @@ async def test_a_chunk_that_fails_ends_its_job_and_no_other(workshop: Callable[.
 
 async def test_an_engine_that_failed_for_good_fails_the_jobs(workshop: Callable[..., Workshop], clip: bytes) -> None:
     here = workshop()
+    here.engine.gate.clear()
+    job = await here.submit(clip)
     here.engine.failure = "no device"
-    job = await over(await here.submit(clip))
+    here.engine.gate.set()
+    await over(job)
     assert (job.state, job.error) == ("failed", "the engine failed: no device")
     await until(lambda: here.left == [])
 
