@@ -75,7 +75,13 @@ async def _restyle(errand: Errand, transport: httpx.AsyncBaseTransport | None) -
 
 
 async def _send(api: JobApi, errand: Errand) -> JobState:
-    size = errand.source.stat().st_size
+    """Raises ServiceError where there is no room for it, before it is sent."""
+    size, room = errand.source.stat().st_size, await api.room()
+    if size > room.most_bytes:
+        bound = f"{room.most_bytes / 1e6:g} MB at most; see its --max-upload-mb"
+        raise ServiceError(f"{errand.source} has {size / 1e6:.0f} MB, and the service takes {bound}")
+    if not room.free:
+        raise ServiceError("the service has as many jobs as it takes; try again later")
     with tqdm(total=size, unit="B", unit_scale=True, desc="sending", disable=None, leave=False) as bar:
         return await api.submit(errand.source, errand.asked, errand.target.suffix.lower().lstrip("."), bar.update)
 

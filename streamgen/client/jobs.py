@@ -34,8 +34,26 @@ class JobState:
     """What its frames are run with."""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a service has room for."""
+
+    most_bytes: int
+    """Of a file."""
+    free: int
+    """Jobs that it would take now."""
+
+
 class JobApi(Api):
     """As Api. Everything raises ConnectError and ServiceError."""
+
+    async def room(self) -> Room:
+        """To be asked before a large file is sent in vain."""
+        body = await self._request("GET", "/api/jobs")
+        try:
+            return Room(int(body["max_upload_bytes"]), int(body["free"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._no_streamgen(error) from None
 
     async def submit(
         self, path: Path, params: Mapping[str, object], kind: str, sent: Callable[[int], object] = lambda count: None

@@ -91,7 +91,7 @@ class JobFiles:
             file.write(content)
 
     def _opened(self, spec: PipelineSpec, asked: Mapping[str, Any]) -> OpenFiles:
-        reader = self._open.enter_context(VideoReader(self.source, name="the video", options=STRANGERS))
+        reader = self._open.enter_context(VideoReader(self.source, name="the file", options=STRANGERS))
         copy = self._open.enter_context(Rendition(reader, self.result, spec, asked, name="the result"))
         return OpenFiles(copy, copy.pictures())
 

@@ -99,7 +99,18 @@ class Jobs:
             raise NotDoneError(f"the job is {held.job.state}; only a job that is done has a result")
         return held.files.result
 
-    def expect(self, asked: Mapping[str, object], kind: str) -> None:
+    @property
+    def most_bytes(self) -> int:
+        """Of a file that is taken."""
+        return self._config.max_upload_mb * MB
+
+    @property
+    def free(self) -> int:
+        """Jobs that would be taken now."""
+        under_way = self._arriving + sum(not held.job.over for held in self._held.values())
+        return max(0, self._config.max_jobs - under_way)
+
+    def _expect(self, asked: Mapping[str, object], kind: str) -> None:
         """Whether a job with these parameters could come now. Raises ParamsError, BusyError."""
         check(asked)
         if kind not in KINDS:
@@ -107,10 +118,9 @@ class Jobs:
         state = "stopping" if self._stopping else self._engine.state
         if state != "ready":
             raise BusyError(f"the engine is {state}; try again soon", RETRY_STARTING_S)
-        under_way = [held for held in self._held.values() if not held.job.over]
-        if self._arriving + len(under_way) >= self._config.max_jobs:
+        if not self.free:
             raise BusyError("the service has as many jobs as it takes; try again later", RETRY_FULL_S)
-        if len(self._held) - len(under_way) >= KEPT:
+        if sum(held.job.over for held in self._held.values()) >= KEPT:
             raise BusyError("too many results wait to be fetched; delete some, or try again later", RETRY_FULL_S)
 
     async def submit(
@@ -127,11 +137,11 @@ class Jobs:
         Raises ParamsError, BusyError, TooLargeError, TooSlowError, MediaFileError where the body is no video, and what
         reading `body` raises; then nothing is left of it.
         """
-        self.expect(asked, kind)
+        self._expect(asked, kind)
         with self._counted():
             files = JobFiles(self._folder / secrets.token_hex(8), kind)
             try:
-                await upload.receive(body, announced, self._config.max_upload_mb * MB, files.append)
+                await upload.receive(body, announced, self.most_bytes, files.append)
                 opened = await files.open(self._engine.spec, asked)
                 job = self._enter(opened, client)
             except BaseException:

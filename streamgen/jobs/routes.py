@@ -1,5 +1,6 @@
 """The HTTP routes of jobs.
 
+GET    /api/jobs              what there is room for
 POST   /api/jobs              a video file -> 201; its Location takes GET and DELETE
 GET    /api/jobs/{id}         how far it is
 GET    /api/jobs/{id}/result  the restyled file
@@ -42,6 +43,14 @@ class JobReply(BaseModel):
     params: dict[str, str | int | float | bool]
 
 
+class RoomReply(BaseModel):
+    """What there is room for: to be asked before a large file is sent in vain."""
+
+    max_upload_bytes: int = Field(description="Largest file that is taken.")
+    formats: list[str] = Field(description="Of results.")
+    free: int = Field(description="Jobs that would be taken now.")
+
+
 def add_jobs(app: FastAPI, jobs: Jobs, errors: Responses) -> None:
     """Adds the routes. `errors` describes, for the documentation, what they answer else: a key for every status."""
     one: Responses = {404: errors[404]}
@@ -71,6 +80,11 @@ def add_jobs(app: FastAPI, jobs: Jobs, errors: Responses) -> None:
             await jobs.cancel(job.id)
         response.headers["Location"] = f"/api/jobs/{job.id}"
         return _reply(job)
+
+    @app.get("/api/jobs")
+    async def room() -> RoomReply:
+        """What there is room for."""
+        return RoomReply(max_upload_bytes=jobs.most_bytes, formats=list(KINDS), free=jobs.free)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, error: ClientDisconnect) -> Response:
