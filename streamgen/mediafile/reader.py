@@ -27,6 +27,9 @@ _NOT_VIDEO_FORMATS = frozenset({"tty", "image2", "gif_pipe", "lrc", "srt"})
 
 _DEFAULT_RATE = Fraction(25)
 
+MAX_PIXELS = 8192 * 4320
+"""Of a picture: a small file can ask for a decoder that takes all memory."""
+
 STRANGERS: Mapping[str, str] = {
     "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,ivf,m4v,mxf,gif",
     "protocol_whitelist": "file",
@@ -151,6 +154,8 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
 
 def _first_frame(container: InputContainer, stream: VideoStream, name: str) -> VideoFrame:
     """Only a decoded frame tells its size and rotation for sure."""
+    if stream.width * stream.height > MAX_PIXELS:
+        raise MediaFileError(f"{name} has pictures of {stream.width}x{stream.height}, which is too large")
     for packet in container.demux(stream):
         try:
             for frame in packet.decode():
