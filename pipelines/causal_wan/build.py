@@ -17,7 +17,7 @@ from pipelines.causal_wan.attention import BACKENDS, Attention
 from pipelines.causal_wan.autoencoder import CHUNK, AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.checkpoints import load_dit
 from pipelines.causal_wan.compiling import compile_hindrance
-from pipelines.causal_wan.device import choose_device, choose_dtype, describe_device
+from pipelines.causal_wan.device import choose_device, choose_dtype, describe_device, states_that_fit
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
 from pipelines.causal_wan.lora import LoRA, load_lora
@@ -176,6 +176,7 @@ def _rules(settings: Mapping[str, Any]) -> Rules:
 
 def _spec(preset: Preset, device: torch.device, dtype: torch.dtype, choices: Choices) -> PipelineSpec:
     settings, defaults = preset.settings, preset.defaults
+    state_bytes = memory_of(settings, defaults, dtype.itemsize).session
     return PipelineSpec(
         name=preset.name,
         chunk_frames=CHUNK,
@@ -183,11 +184,12 @@ def _spec(preset: Preset, device: torch.device, dtype: torch.dtype, choices: Cho
         size_multiple=SPACE * settings["dit"]["patch"][1],
         max_pixels=settings["max_pixels"],
         native_fps=preset.native_fps,
-        bytes_per_session=memory_of(settings, defaults, dtype.itemsize).session,
+        bytes_per_session=state_bytes,
         defaults=defaults,
         # On a CPU one stage has all cores already. On a GPU three threads would queue their work on one CUDA stream,
         # where it runs one after the other all the same: each stage needs a CUDA stream of its own first, and it has to
         # be measured whether that is faster.
         overlap=False,
         device=describe_device(device, dtype, compiled=choices.compiled),
+        session_slots=states_that_fit(device, state_bytes),
     )

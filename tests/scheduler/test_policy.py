@@ -244,8 +244,7 @@ capacities = st.builds(
     Capacity,
     st.integers(1, 4),
     st.booleans(),
-    st.none(),
-    st.floats(0, 1).map(lambda d: (NOW + d, NOW + d, NOW + d)),
+    free=st.floats(0, 1).map(lambda d: (NOW + d, NOW + d, NOW + d)),
 )
 
 
