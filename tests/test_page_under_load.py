@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from streamgen.core import Params
@@ -131,6 +133,25 @@ def test_a_lower_quality_is_told_until_it_is_over_and_moves_nothing(page: Page, 
     expect(lowered).to_contain_text("There is more room again: running at 2 steps")
     service.say(session.id, {"type": "quality", **LOWER, "rung": 0, "steps": 2, "reason": "room"})
     expect(lowered).to_be_hidden()
+
+
+def test_a_recording_outlives_a_change_of_size(page: Page, service: PageService, tmp_path: Path) -> None:
+    go_live(page, service)
+    page.wait_for_function("() => document.getElementById('result').videoWidth === 640")
+    page.click("#record")
+    page.wait_for_timeout(1000)
+    service.behaviour.scale = 0.5
+    page.wait_for_function("() => document.getElementById('result').videoWidth === 320")
+    page.wait_for_timeout(1000)
+    with page.expect_download() as download:
+        page.click("#record")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    with av.open(path) as container:
+        pictures = list(container.decode(video=0))
+    assert {picture.width for picture in pictures} == {640, 320}
+    first, last = (picture.to_ndarray(format="rgb24").mean((0, 1)) for picture in (pictures[0], pictures[-1]))
+    assert abs(first - last).max() < 40, "what came after the change is no picture of the scene"
 
 
 def test_what_was_told_of_a_session_goes_with_it(page: Page, service: PageService) -> None:
