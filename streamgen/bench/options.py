@@ -58,7 +58,13 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
 
 def _add_load(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--seconds", type=_positive, default=20.0, metavar="S", help="how long frames are sent (default 20)")
+    add(
+        "--seconds",
+        type=_positive,
+        default=20.0,
+        metavar="S",
+        help="how long frames are sent, once a session is taken or queued (default 20)",
+    )
     add("--fps", type=_positive, default=16.0, help="frames a second (default 16)")
     add("--width", type=int, default=320, help="pixels (default 320)")
     add("--height", type=int, default=192, help="pixels (default 192)")
@@ -74,14 +80,16 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="how long to ask again where there is no room (503); default 0: that is an error",
     )
-    add("--input", type=Path, metavar="FILE", help="send this video's pictures instead of a drawn scene")
+    add(
+        "--input", type=Path, metavar="FILE", help="send this video's pictures, over and over, instead of a drawn scene"
+    )
 
 
 def _add_parameters(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--prompt", default="a pencil drawing", help="(default: %(default)s)")
     add("--steps", type=int)
-    add("--noise", type=float)
+    add("--noise", type=_number)
     add("--slo-ms", type=_positive, metavar="M", help="latency budget; also a limit, with --max-miss-rate")
     add("--vae", help="full or light")
     add("--keep", help="what may not be lowered under load: any of steps, fps, size, vae, between commas")
@@ -100,7 +108,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     )
     add("--max-ttff-ms", type=_positive, metavar="M", help="from opening a session to its first result")
     add("--max-p95-ms", type=_positive, metavar="M", help="95th percentile of glass-to-glass latency")
-    add("--max-growth-ms", type=float, metavar="M", help="by which the last 5 s may be slower than the first")
+    add("--max-growth-ms", type=_number, metavar="M", help="by which the last 5 s may be slower than the first")
     add("--min-fps-out", type=_positive, metavar="FPS", help="results a second")
 
 
@@ -191,14 +199,21 @@ def _shown(value: object) -> str:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
 
 
 def _not_negative(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not 0 or above")
     return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no number") from None

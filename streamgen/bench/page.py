@@ -74,9 +74,12 @@ def _tiles(outcome: Outcome) -> str:
         ("p95", _ms(latency["p95"])),
         ("p99", _ms(latency["p99"])),
         ("jitter", _ms(it.jitter_ms)),
-        ("first frame, slowest", _ms(it.ttff_ms)),
+        ("slowest first frame", _ms(it.ttff_ms)),
         ("frames a second", f"{it.fps_out:.1f}"),
-        ("misses", NONE if it.miss_rate is None else f"{it.miss_rate:.1%}"),
+        (
+            "misses" if it.slo_ms is None else f"missed {it.slo_ms:g} ms",
+            NONE if it.miss_rate is None else f"{it.miss_rate:.1%}",
+        ),
         ("let in", f"{int(entry.admitted)} of {len(outcome.sessions)}"),
     )
     tiles = (f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in figures)
@@ -109,7 +112,8 @@ def _caption(it: Figures) -> str:
     if latency["p50"] is None or latency["p95"] is None:
         return f"never let in: {it.admission.reason}" if not it.admission.admitted else "nothing came back"
     misses = "" if it.miss_rate is None else f", {it.miss_rate:.1%} missed"
-    return f"p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms{misses}"
+    waited = f", waited {it.admission.waited_s:.1f} s" if it.admission.waited_s else ""
+    return f"p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms{misses}{waited}"
 
 
 def _series(log: Log) -> plots.Latencies:
@@ -144,7 +148,7 @@ def _distribution(outcome: Outcome) -> str:
         return ""
     each = [_of([log]) for log in outcome.logs] if len(outcome.logs) > 1 else []
     slo = None if outcome.overall is None else outcome.overall.slo_ms
-    what = "thick: all sessions; thin: each" if each else "share of results that took at most so long"
+    what = "blue: all sessions together; grey: each" if each else "share of results that took at most so long"
     drawn = plots.distribution(each, together, _most(outcome), slo, (WIDE, 240))
     return f"<h2>Distribution</h2><figure><figcaption>{what}</figcaption>{drawn}</figure>"
 
@@ -187,7 +191,7 @@ def _cells(name: str, it: Figures) -> list[str]:
     latency, entry = it.glass_to_glass_ms, it.admission
     spent = ", ".join(f"{rung}: {seconds:.0f} s" for rung, seconds in it.rungs.seconds.items())
     changes = f"; {it.rungs.changes} changes ({listed(it.rungs.reasons)})" if it.rungs.changes else ""
-    way = [f"waited {entry.waited_s:.1f} s"] if entry.waited_s else []
+    way = [f"waited {entry.waited_s:.1f} s{'' if name != 'all' else ' at most'}"] if entry.waited_s else []
     way += [f"refused {entry.refused}"] if entry.refused else []
     way += ["never let in"] if not entry.admitted else []
     times = (it.ttff_ms, *(latency[key] for key in ("p50", "p95", "p99", "max")), it.jitter_ms)

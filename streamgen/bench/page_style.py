@@ -25,7 +25,7 @@ path { fill: none; } .line { stroke: var(--line); stroke-width: 1.5; stroke-line
 .band { fill: var(--band); } .each { stroke: var(--each); stroke-width: 1; } path.grid { stroke: var(--grid); }
 .limit { stroke: var(--limit); stroke-width: 1.2; stroke-dasharray: 5 3; } .wait { fill: var(--wait); }
 .rung { stroke: var(--rung); stroke-width: 2; } .label { fill: var(--muted); font-size: 11px; }
-.limit-text { fill: var(--limit); font-size: 11px; }
+.limit-text { fill: var(--limit); font-size: 11px; paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
 .keys { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 16px; padding: 0; margin: 0 0 .3rem;
   font-size: .85rem; }
 .keys i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px;
@@ -33,6 +33,8 @@ path { fill: none; } .line { stroke: var(--line); stroke-width: 1.5; stroke-line
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--grid); white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-th { color: var(--muted); font-weight: 500; } td:nth-child(n+13), th:nth-child(n+13), .failed { text-align: left; }
+th { color: var(--muted); font-weight: 500; }
+td:nth-child(n+13), th:nth-child(n+13), .failed { text-align: left; white-space: normal; }
+td:nth-child(n+13) { min-width: 6rem; } tr > * { vertical-align: top; }
 .note { color: var(--muted); font-size: .85rem; margin: .6rem 0 0; }
 """ + "".join(f".stage-{n} {{ fill: var(--stage-{n}); background: var(--stage-{n}); }}\n" for n in range(9))

@@ -160,17 +160,21 @@ def _rungs(it: Figures) -> str:
 def _admission(it: Figures) -> str:
     """Empty where it was let in at once."""
     entry = it.admission
+    several = not isinstance(entry.admitted, bool)
+    if not (entry.refused or entry.queued):
+        return ""
     parts = []
     if entry.refused:
         parts.append(f"refused {entry.refused} times, asked again {entry.retries} times")
     if entry.queued:
         places = f" at {', '.join(map(str, entry.positions))}" if entry.positions else ""
-        several = not isinstance(entry.queued, bool)
         parts.append(f"{entry.queued} queued" if several else f"queued{places}")
-    if not entry.admitted:
-        parts.append(f"never let in after {entry.waited_s:.1f} s" + (f" ({entry.reason})" if entry.reason else ""))
-    elif parts:
-        parts.append(f"let in after {entry.waited_s:.1f} s{'' if isinstance(entry.admitted, bool) else ' at most'}")
+    if several:
+        parts.append(f"{entry.admitted} let in, the longest wait {entry.waited_s:.1f} s")
+    elif entry.admitted:
+        parts.append(f"let in after {entry.waited_s:.1f} s")
+    else:
+        parts.append(f"never let in after {entry.waited_s:.1f} s ({entry.reason})")
     return "; ".join(parts)
 
 

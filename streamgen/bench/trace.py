@@ -50,8 +50,8 @@ class Arrival:
 
     @property
     def slo_ms(self) -> float | None:
-        """Its latency budget; None where none was asked for."""
-        return self.params.get("slo_ms")
+        """Its latency budget; None where none was asked for, and for batches, which have none."""
+        return None if self.params.get("priority") == "batch" else self.params.get("slo_ms")
 
     def with_values(self, values: Mapping[str, Any]) -> Arrival:
         """This one with `values` of a trace. Raises ConfigError, ParamsError."""

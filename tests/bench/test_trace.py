@@ -98,3 +98,8 @@ def test_a_ramp_so_far_apart():
 
 def test_a_constant_load_comes_at_once():
     assert constant(LIKE, 2) == (LIKE, LIKE)
+
+
+def test_a_batch_has_no_budget():
+    assert LIKE.slo_ms == 900.0
+    assert LIKE.with_values({"priority": "batch"}).slo_ms is None

@@ -37,10 +37,10 @@ class Behaviour:
     retry_after: str = "7"
     queued: bool = False
     """New sessions wait for room until `EchoService.admit`; their frames are dropped meanwhile."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Parameters that a new session has where it asks for no other."""
     scale: float = 1.0
     """Width and height of what comes back, as a share of what was sent."""
-    stages_ms: dict[str, float] = field(default_factory=dict)
-    """What the statistics say about where time goes."""
     garbage: bool = False
     """Answers with a page instead of JSON."""
     dead_media: bool = False
@@ -53,6 +53,8 @@ class Behaviour:
     """How often a client that comes back is refused first."""
     mix_up: bool = False
     """Sends every session the frames of the session before it: the fault that must be noticed."""
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    """What the statistics say about where time goes."""
 
 
 class EchoTrack(MediaStreamTrack):
@@ -266,7 +268,8 @@ class EchoService:
             self.offers.append(body["sdp"])
             neighbour = next(reversed(self.sessions.values()), None)
             pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-            session = EchoSession(self.behaviour, pc, body["params"], neighbour, queued=self.behaviour.queued)
+            params = self.behaviour.defaults | body["params"]
+            session = EchoSession(self.behaviour, pc, params, neighbour, queued=self.behaviour.queued)
             self.sessions[session.id] = session
             sdp = await session.answer(body["sdp"])
             if self.behaviour.dead_media:
