@@ -102,7 +102,7 @@ def _latencies(outcome: Outcome) -> Iterable[str]:
     for number, (it, result) in enumerate(zip(series, outcome.sessions, strict=True), 1):
         text = str(result) if not isinstance(result, Figures) else _caption(result)
         name = f"<b>Session {number}</b> {escape(text)}"
-        yield f"<figure><figcaption>{name}</figcaption>"
+        yield f"<figure{' class=wide' if single else ''}><figcaption>{name}</figcaption>"
         yield plots.over_time(it, most, seconds, size, ladder=ladder) + "</figure>"
     yield "</div>"
 
@@ -150,7 +150,7 @@ def _distribution(outcome: Outcome) -> str:
     slo = None if outcome.overall is None else outcome.overall.slo_ms
     what = "blue: all sessions together; grey: each" if each else "share of results that took at most so long"
     drawn = plots.distribution(each, together, _most(outcome), slo, (WIDE, 240))
-    return f"<h2>Distribution</h2><figure><figcaption>{what}</figcaption>{drawn}</figure>"
+    return f"<h2>Distribution</h2><figure class=wide><figcaption>{what}</figcaption>{drawn}</figure>"
 
 
 def _stages(outcome: Outcome) -> str:
@@ -166,7 +166,7 @@ def _stages(outcome: Outcome) -> str:
     used = [(place, name) for place, name in enumerate(names) if any(parts[name] > 0 for _, parts in rows)]
     keys = "".join(f"<li><i class=stage-{place}></i>{escape(name)}</li>" for place, name in used)
     drawn = plots.bars(rows, names, WIDE)
-    return f"<h2>Where the time goes</h2><ul class=keys>{keys}</ul><figure>{drawn}</figure>"
+    return f"<h2>Where the time goes</h2><ul class=keys>{keys}</ul><figure class=wide>{drawn}</figure>"
 
 
 TITLES = (

@@ -20,6 +20,7 @@ h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5re
 .tiles b { display: block; font-size: 1.25rem; } .tiles span { color: var(--muted); font-size: .8rem; }
 .sessions { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 16px; }
 figure { margin: 0; } figcaption { color: var(--muted); font-size: .85rem; } figcaption b { color: var(--ink); }
+figure.wide { overflow-x: auto; } figure.wide svg { min-width: 640px; }
 svg { width: 100%; height: auto; display: block; }
 path { fill: none; } .line { stroke: var(--line); stroke-width: 1.5; stroke-linejoin: round; }
 .band { fill: var(--band); } .each { stroke: var(--each); stroke-width: 1; } path.grid { stroke: var(--grid); }

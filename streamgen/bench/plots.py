@@ -163,6 +163,8 @@ def _cumulated(latencies: Floats, x: Scale, y: Scale) -> list[Point]:
 
 
 def _limit_across(slo_ms: float, y: Scale, width: int) -> list[str]:
+    if slo_ms > y.high:
+        return [_text(width - RIGHT - 2, TOP + 8, f"SLO {slo_ms:g} ms, above", "end", "limit-text")]
     level = y(slo_ms)
     label = _text(width - RIGHT - 2, level - 4, f"SLO {slo_ms:g} ms", "end", "limit-text")
     return [_path([(LEFT, level), (width - RIGHT, level)], "limit"), label]

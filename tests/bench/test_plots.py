@@ -75,6 +75,12 @@ def test_the_slo_the_wait_and_the_rungs_are_drawn():
     assert b[0] == c[0]
 
 
+def test_an_slo_beyond_the_scale_is_told_and_not_drawn():
+    svg = over_time(latencies(20, slo_ms=900.0), 400, 10, SIZE)
+    assert "SLO 900 ms, above" in svg
+    assert "limit" not in classes(svg)
+
+
 def test_a_session_that_got_nothing_has_a_plot_too():
     empty = Latencies(np.array([]), np.array([]), waited=(1.0, 9.0))
     svg = over_time(empty, 400, 10, SIZE, ladder=2)
