@@ -87,9 +87,9 @@ class Stats:
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> Stats:
         """Fields that this version does not know are left out. Raises KeyError where one that it needs is missing."""
-        known: dict[str, Any] = {f.name: message[f.name] for f in fields(cls) if f.name not in ADDED_LATER}
-        known |= {name: dict(message.get(name, {})) for name in ADDED_LATER}
-        return cls(**known)
+        needed = {f.name: message[f.name] for f in fields(cls) if f.name not in ADDED_LATER}
+        added: dict[str, Any] = {name: dict(message.get(name, {})) for name in ADDED_LATER}
+        return cls(**needed, **added)
 
 
 def parse_event(message: Mapping[str, Any]) -> Event | None:

@@ -53,6 +53,8 @@ class Behaviour:
     """How often a client that comes back is refused first."""
     mix_up: bool = False
     """Sends every session the frames of the session before it: the fault that must be noticed."""
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    """What the statistics say about where time goes."""
 
 
 class EchoTrack(MediaStreamTrack):
@@ -174,6 +176,7 @@ class EchoSession:
             "drops": self.drops,
             "plan": {"steps": 2},
             "state": "live",
+            "stages_ms": self.behaviour.stages_ms,
             "not_yet_known": True,
         }
 
