@@ -122,14 +122,16 @@ const ALIKE = 1.12;
 export const reshaped = (shape, other) => shape > 0 && Math.max(shape / other, other / shape) > ALIKE;
 
 /**
- * What the session promises and whether it holds now. A source that is slower than the promise cannot break it.
+ * What the session was promised and whether it holds now. Under load the promise is what it runs at, which the page
+ * says beside it. A source that is slower than the promise cannot break it; who is promised nothing has none to break.
  * @param {Params} params @param {Stats | undefined} stats
  * @returns {{text: string, kept: boolean | undefined}} `kept` is undefined while nothing was measured
  */
 export function promise(params, stats) {
   if (params.fps === undefined || params.slo_ms === undefined) return { text: "–", kept: undefined };
-  const text = `${Number(params.fps.toFixed(1))} fps in ${duration(params.slo_ms).replace(".00", "")}`;
-  if (!stats || stats.frames_out === 0) return { text, kept: undefined };
-  const wanted = Math.min(params.fps, stats.fps_in);
+  const promised = stats?.plan.fps ?? params.fps;
+  const text = `${Number(promised.toFixed(1))} fps in ${duration(params.slo_ms).replace(".00", "")}`;
+  if (!stats || stats.frames_out === 0 || stats.plan.promised === false) return { text, kept: undefined };
+  const wanted = Math.min(promised, stats.fps_in);
   return { text, kept: stats.fps_out >= 0.9 * wanted && stats.latency_ms.p95 <= params.slo_ms };
 }

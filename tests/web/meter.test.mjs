@@ -45,6 +45,9 @@ test("the promise is kept, broken, or not known yet", () => {
   assert.equal(promise(params, undefined).kept, undefined);
   assert.equal(promise(params, { ...stats, frames_out: 0 }).kept, undefined);
   assert.deepEqual(promise({}, stats), { text: "–", kept: undefined });
+  const lowered = { ...stats, fps_out: 8, plan: { ...stats.plan, fps: 8 } };
+  assert.deepEqual(promise(params, lowered), { text: "8 fps in 1 s", kept: true });
+  assert.equal(promise(params, { ...stats, plan: { ...stats.plan, promised: false } }).kept, undefined);
 });
 
 test("a curve keeps its newest values and ends at the right", () => {
