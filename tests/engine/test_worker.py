@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.fake import FAKE_SPEC, FakePipeline, FakeState, Fault, restyle
+from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline, FakeState, Fault, restyle
 from streamgen.core import Params, PipelineSpec, Pixels, Row
 from streamgen.engine.frames import FrameMemory, slot_bytes
 from streamgen.engine.jobs import Jobs
@@ -255,7 +255,9 @@ def test_a_fault_in_an_overlapped_worker_leaves_other_batches_as_they_are(stage:
                 errors += [] if alone else [results["c"].error]
         return [service.memory.view(4 * job, SHAPE).copy() for job in range(12) if job % 3 != 1], errors
 
-    faulty = Recorded(OVERLAP, faults={"bad": Fault(stage)})
+    # Each call takes a while, so that one that did not wait for its turn would be caught.
+    cost = FakeCost(encode_call_s=0.01, call_s=0.03, decode_call_s=0.01)
+    faulty = Recorded(OVERLAP, faults={"bad": Fault(stage)}, cost=cost)
     ours, errors = play(faulty, alone=False)
     assert errors == [None] * 4
     assert faulty.events.count(f"{stage} bad") >= 4
