@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipelines.causal_wan import build as building
 from pipelines.causal_wan import taehv, wan_vae
@@ -19,6 +21,15 @@ from streamgen.core import Params, Pixels
 from tests.support.wan_preset import SMALL_TAEHV, SMALL_VAE, put_small_codecs, small_wan_preset
 
 CHOICES = [("wan", "paired"), ("wan", "taehv"), ("paired", "taehv")]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models as small as these gain nothing by more, and lose where other programs want the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
