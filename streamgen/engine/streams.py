@@ -176,7 +176,7 @@ class Streams(Generic[S]):
             stream = item.stream = self._streams.get(chunk.session)
         if chunk.flushes:
             return stream is not None and bool(stream.flight)
-        if stream is not None and (chunk.first or _size(params) != _size(stream.params)):
+        if stream is not None and (chunk.first or _made_for(params) != _made_for(stream.params)):
             answers += self._drop(item)
             stream = None
         if stream is None:
@@ -278,5 +278,6 @@ def _stamped(picture: Pixels, strip: Pixels | None) -> Pixels:
     return result
 
 
-def _size(params: Params) -> tuple[int, int]:
-    return params.width, params.height
+def _made_for(params: Params) -> tuple[int, int, str]:
+    """What a stream state is made for: with another size or VAE another is needed."""
+    return params.width, params.height, params.vae
