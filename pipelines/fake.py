@@ -244,7 +244,8 @@ def build_fake(preset: Preset, choices: Choices, environ: Mapping[str, str] = os
     """
     if choices.loras:
         raise PresetError(f"{preset.name} has no model that a LoRA file could be merged into")
-    cost = replace(FakeCost(**preset.settings["cost"]), **_costs(environ.get("STREAMGEN_FAKE_COST", "")))
+    changed = _costs(environ.get("STREAMGEN_FAKE_COST", ""))
+    cost = FakeCost(**{**preset.settings["cost"], **changed})
     spec = replace(FAKE_SPEC, defaults=preset.defaults, light_vae=cost.light_decode_s > 0, device=f"fake {cost}")
     return FakePipeline(spec, cost)
 
