@@ -17,7 +17,10 @@ import uvicorn
 from streamgen import offline, remote
 from streamgen.app import Server, listen
 from streamgen.errors import ConfigError, MediaFileError, ServiceError, StreamgenError
+from streamgen.jobs.files import JobFiles
 from streamgen.remote import Errand
+from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.cost import UNKNOWN
 from streamgen.web import create_app
 from tests.support.clips import make_clip
 from tests.support.jobs import Workshop
@@ -151,18 +154,30 @@ async def test_a_network_that_fails_for_a_while_costs_nothing(
     assert target.is_file()
 
 
-@pytest.mark.parametrize("moment", ["waits", "runs"])
-async def test_ctrl_c_cancels_the_job_there_and_leaves_nothing(service: Service, tmp_path: Path, moment: str) -> None:
+@pytest.mark.parametrize("moment", ["sends", "waits", "runs"])
+async def test_ctrl_c_cancels_the_job_there_and_leaves_nothing(
+    service: Service, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = make_clip(tmp_path / "in.mp4", range(0, 9000, 100)), tmp_path / "out.mp4"
     if moment == "waits":
-        service.loop.begin(service.loop.capacity.__class__(slots=1), service.loop.cost, 1)
+        service.loop.begin(Capacity(sessions=1), UNKNOWN, 1)
         service.session()
+    stored, append = asyncio.Event(), JobFiles.append
+
+    async def held_up(self: JobFiles, content: bytes) -> None:
+        await stored.wait()
+        await append(self, content)
+
+    monkeypatch.setattr(JobFiles, "append", held_up)
+    if moment != "sends":
+        stored.set()
     service.engine.one_by_one = True
     words = f"run {source} --prompt ink --width 128 --height 64 -o {target} --url {service.url} --token secret"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "streamgen.cli", *words.split()), stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     conditions: dict[str, Callable[[], bool]] = {
+        "sends": lambda: service.jobs._arriving > 0,
         "waits": lambda: any(held.job.position for held in service.jobs._held.values()),
         "runs": lambda: any(held.job.frames_done for held in service.jobs._held.values()),
     }
@@ -172,7 +187,8 @@ async def test_ctrl_c_cancels_the_job_there_and_leaves_nothing(service: Service,
     out, err = await process.communicate()
     assert (process.returncode, out.decode()) == (130, "")
     assert err.decode() == f"interrupted; {target} was not written\n"
-    assert (service.left, service.jobs._held) == ([], {})
+    stored.set()
+    await until(lambda: (service.left, service.jobs._held, service.jobs._arriving) == ([], {}, 0))
     assert files_in(tmp_path) == [source]
 
 

@@ -187,12 +187,14 @@ class Job:
 
     def demand(self) -> Demand:
         """What it asks of the device: no promises, at one quality."""
+        params, usual = self.params, self.spec.defaults
         return Demand(
             session=self.id,
-            rungs=(asked(self.params),),
+            rungs=(asked(params),),
             chunk_frames=self.spec.chunk_frames,
-            budget=self.params.slo_ms / 1000,
+            budget=params.slo_ms / 1000,
             batch=True,
+            memory=params.width * params.height / (usual.width * usual.height),
         )
 
     def waiting(self, position: int, estimate_s: float | None) -> None:

@@ -129,6 +129,7 @@ def test_it_asks_for_nothing_but_what_is_left(job: Job, clock: ManualClock) -> N
     assert view.frames[0].deadline == float("inf")
     demand = job.demand()
     assert (demand.batch, len(demand.rungs), demand.rungs[0].steps) == (True, 1, PARAMS.steps)
+    assert demand.memory == 64 * 64 / (320 * 192)
     assert job.tally() == (0, 0)
 
 

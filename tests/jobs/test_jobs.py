@@ -280,7 +280,7 @@ async def test_a_result_that_cannot_be_written_fails_its_job(
 
 
 async def test_a_queued_job_can_be_cancelled(workshop: Callable[..., Workshop], clip: bytes) -> None:
-    here = workshop(slots=1)
+    here = workshop(sessions=1)
     session = here.session()
     first, second = await here.submit(clip), await here.submit(clip)
     here.loop._govern()
@@ -501,7 +501,7 @@ async def test_an_upload_that_is_cancelled_leaves_nothing(workshop: Callable[...
 
 
 async def test_a_refusal_of_the_scheduler_leaves_nothing(workshop: Callable[..., Workshop], clip: bytes) -> None:
-    here = workshop(slots=1)
+    here = workshop(sessions=1)
     here.loop.roster._max_waiting = 0
     here.session()
     with pytest.raises(BusyError):

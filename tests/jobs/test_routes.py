@@ -11,6 +11,8 @@ import pytest
 from fastapi import FastAPI
 
 from streamgen.jobs import jobs, upload
+from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.cost import UNKNOWN
 from streamgen.web import create_app
 from tests.support.clips import make_clip
 from tests.support.jobs import Workshop, pieces
@@ -89,7 +91,7 @@ async def test_a_failed_job_says_why(http: httpx.AsyncClient, workshop: Workshop
 
 
 async def test_a_job_that_waits_says_where(http: httpx.AsyncClient, workshop: Workshop, clip: bytes) -> None:
-    workshop.loop.begin(workshop.loop.capacity.__class__(slots=1), workshop.loop.cost, 1)
+    workshop.loop.begin(Capacity(sessions=1), UNKNOWN, 1)
     workshop.session()
     path = (await http.post("/api/jobs", params=QUERY, content=clip)).headers["location"]
     shown = (await http.get(path)).json()

@@ -50,11 +50,11 @@ class Workshop:
     """One batch at a time, of one chunk unless `max_batch` says more."""
 
     def __init__(
-        self, max_batch: int = 1, slots: int | None = None, cost: CostModel = UNKNOWN, **settings: Any
+        self, max_batch: int = 1, sessions: int | None = None, cost: CostModel = UNKNOWN, **settings: Any
     ) -> None:
         self.clock, self.metrics = ManualClock(), Metrics()
         self.engine = TickingEngine(self.clock)
-        capacity = Capacity(max_batch=max_batch, slots=slots)
+        capacity = Capacity(max_batch=max_batch, sessions=sessions)
         self.loop = Loop(self.engine, self.clock, self.metrics, capacity, cost=cost, depth=1)
         self.engine.on_restart = self.loop.restarted
         self.jobs = Jobs(Config(**settings), self.engine, self.loop, self.clock, self.metrics)
