@@ -57,6 +57,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "POLL_S", 0.01)
+    monkeypatch.setattr("streamgen.jobs.job.PAUSE_S", 0.0)  # the clock stands still while nothing runs
     monkeypatch.delenv("STREAMGEN_TOKEN", raising=False)
 
 

@@ -25,6 +25,10 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 ATTEMPTS = 3
 """A job ends when one of its chunks failed as often."""
 
+PAUSE_S = 2.0
+"""A job whose chunk failed lets the others go on alone for so long: what kills the worker again meanwhile was not the
+job, and what does not is not blamed for it. The scheduler looks again by itself, soon after."""
+
 AHEAD = 2
 """Chunks that are read before they can run, and results that wait to be written before more run."""
 
@@ -111,6 +115,7 @@ class Job:
         self._failures = 0
         self._careful_until = 0
         """Frames before this one are run chunk by chunk, each alone: one of them failed, and it must show which."""
+        self._pause_until = -math.inf
         self._since = clock.now()
         """When a chunk of it ran last, or it came (s)."""
         self._left = False
@@ -218,6 +223,8 @@ class Job:
         """What waits, for the policy."""
         if self.state != "running" or len(self._results) >= AHEAD * self.spec.chunk_frames:
             return None
+        if self._clock.now() < self._pause_until:
+            return None
         wanted = self.spec.frames_wanted(self._first)
         waiting = [source.frame for source in islice(self._frames, self._sent, self._sent + wanted)]
         careful = bool(self._frames) and self._frames[0].frame.id < self._careful_until
@@ -289,10 +296,13 @@ class Job:
             self.fail_for(f"the engine failed {self._failures} times at frame {work.frames[0].id}: {message}")
             return
         self._careful_until = self._frames[0].frame.id + self._sent
+        self._pause()
         self._go_back()
 
     def restarted(self, reason: str) -> None:
         """The engine is a new one: the stream goes on with a first chunk."""
+        if self._failures:
+            self._pause()
         self._go_back()
 
     def end(self, reason: str) -> None:
@@ -307,6 +317,9 @@ class Job:
         self._scheduler.forget(self, "restart")
         self._scheduler.wake()
         self._news.set()
+
+    def _pause(self) -> None:
+        self._pause_until = self._clock.now() + PAUSE_S
 
     def _leave_where_run(self) -> None:
         """A job of which everything was run needs the engine no more."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgen.core import Params, Pixels
-from streamgen.jobs.job import AHEAD, ATTEMPTS, Job
+from streamgen.jobs.job import AHEAD, ATTEMPTS, PAUSE_S, Job
 from streamgen.mediafile import Picture
 from streamgen.metrics import Metrics
 from streamgen.scheduler.stream import Ran, Stream, Submission
@@ -217,7 +217,7 @@ def test_what_a_stream_batch_holds_is_finished_at_the_end(job: Job, scheduler: F
 
 
 def test_after_a_failure_chunks_go_one_by_one_until_it_is_clear_which_it_was(
-    job: Job, scheduler: FakeScheduler
+    job: Job, scheduler: FakeScheduler, clock: ManualClock
 ) -> None:
     job.put(pictures(0, 12), at_end=False)
     deliver(job, scheduler, run(job, scheduler))
@@ -225,6 +225,7 @@ def test_after_a_failure_chunks_go_one_by_one_until_it_is_clear_which_it_was(
     assert [len(work.frames) for work in (good, bad)] == [4, 4]
     scheduler.flights.remove(good)
     job.fail(good, "error", "its state was closed", state_lost=True)  # together with the one that was to blame
+    clock.time += PAUSE_S
     again = run(job, scheduler)
     view = job.view()
     assert view is not None
@@ -235,16 +236,35 @@ def test_after_a_failure_chunks_go_one_by_one_until_it_is_clear_which_it_was(
         work = run(job, scheduler)
         scheduler.flights.remove(work)
         job.fail(work, "error", "no such colour", state_lost=True)
+        clock.time += PAUSE_S
     assert job.state == "failed"
     assert job.error == "the engine failed 3 times at frame 2: no such colour"
     assert scheduler.removed == 1
 
 
-def test_care_ends_behind_the_chunks_that_failed(job: Job, scheduler: FakeScheduler) -> None:
+def test_others_go_on_alone_for_a_while_after_a_failure_and_after_the_restart_that_it_cost(
+    job: Job, scheduler: FakeScheduler, clock: ManualClock
+) -> None:
+    job.put(pictures(0, 12), at_end=False)
+    work = run(job, scheduler)
+    scheduler.flights.remove(work)
+    job.fail(work, "restart", "the worker died", state_lost=True)
+    assert job.view() is None
+    clock.time += 100
+    job.restarted("the worker died")
+    assert job.view() is None
+    clock.time += PAUSE_S
+    deliver(job, scheduler, run(job, scheduler))
+    job.restarted("killed by somebody else")
+    assert job.view() is not None
+
+
+def test_care_ends_behind_the_chunks_that_failed(job: Job, scheduler: FakeScheduler, clock: ManualClock) -> None:
     job.put(pictures(0, 12), at_end=False)
     work = run(job, scheduler)
     scheduler.flights.remove(work)
     job.fail(work, "error", "a hiccup", state_lost=True)
+    clock.time += PAUSE_S
     deliver(job, scheduler, run(job, scheduler))
     view = job.view()
     assert view is not None
@@ -274,13 +294,14 @@ def test_a_cancelled_job_lets_everything_go_once(job: Job, scheduler: FakeSchedu
     st.integers(1, 30),
 )
 def test_every_frame_comes_out_once_and_in_order(steps: list[str], count: int) -> None:
-    scheduler = FakeScheduler()
-    job = make_job(scheduler, ManualClock())
+    scheduler, clock = FakeScheduler(), ManualClock()
+    job = make_job(scheduler, clock)
     source, out = pictures(0, count), []
     for step in [*steps, *["submit", "deliver", "write"] * (2 * count)]:
         while wants := job.wants:
             now, source = source[:wants], source[wants:]
             job.put(now, at_end=len(now) < wants)
+        clock.time += PAUSE_S
         view = job.view()
         if step == "submit" and view is not None and len(view.frames) == view.wanted:
             run(job, scheduler)

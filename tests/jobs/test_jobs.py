@@ -33,6 +33,8 @@ from tests.support.jobs import ASKED, SPEC, Workshop, pieces
 from tests.support.processes import until
 from tests.support.service import feed
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 
 @pytest.fixture
 async def workshop() -> AsyncIterator[Callable[..., Workshop]]:

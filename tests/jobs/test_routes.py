@@ -21,6 +21,8 @@ from tests.test_web import FakeBackend
 
 QUERY = {"prompt": "ink", "width": "128", "height": "64"}
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 
 @pytest.fixture
 async def workshop() -> AsyncIterator[Workshop]:
