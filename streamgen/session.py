@@ -91,11 +91,13 @@ class Session:
         notify: Callable[[ServerMessage], None],
         asked: Collection[str] = SIZES,
         client: str = "",
+        inbox: Inbox | None = None,
     ) -> None:
         """Raises ParamsError where the pipeline cannot run `params`. `notify` tells the client, and must not block.
 
         `asked` names those of width and height that the client asked for. The others follow the shape of the source:
         those in `params` hold only until its first picture. `client` says whose it is, for fairness between them.
+        `inbox` is where frames wait; by default little more than a chunk of them does.
         """
         spec.check(params)
         self.id = session_id
@@ -115,7 +117,7 @@ class Session:
         self._first = True
         self._alone = False
         self._failures = 0
-        self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 2)
+        self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 2) if inbox is None else inbox
         self._outbox = Outbox(max(3 * max(spec.chunk_frames, spec.first_chunk_frames), MOST_HELD))
         self._updates = Updates()
         self._asked = SIZES.intersection(asked)
