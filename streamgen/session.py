@@ -320,7 +320,7 @@ class Session:
             alone=self._alone,
         )
 
-    def submit(self, frames: Sequence[int], mode: Mode) -> Submission:
+    def submit(self, frames: Sequence[int], mode: Mode = "sequential") -> Submission:
         """These frames run now; updates made up to now hold from the first of them on."""
         taken = tuple(self._inbox.take(frames)) if frames else ()
         if not taken:

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from streamgen import session as session_module
 from streamgen.core import Params
+from streamgen.engine import StageTimes
 from streamgen.errors import BusyError, ParamsError, SessionNotFoundError
 from streamgen.framing import SourceShape
 from streamgen.scheduler.stream import Ran, Submission
 from streamgen.session import MAX_FAILURES, MAX_UPDATES_WAITING, Session
-from streamgen.wire import Restarted, ServerMessage, StateChanged
+from streamgen.wire import Quality, Queue, Restarted, ServerMessage, StateChanged
 from tests.support.service import SMALL, IdleScheduler, ManualClock, feed, make_session, settled
 
 RAN = Ran("sequential", 1, 0.1, {"noise": 0.5})
@@ -40,7 +42,6 @@ async def test_a_frame_goes_all_the_way() -> None:
     clock, scheduler, messages = ManualClock(), IdleScheduler(), list[ServerMessage]()
     session = make_session(scheduler, clock, messages=messages)
     session.connected()
-    assert scheduler.streams == [session]
     frames = feed(session, clock, 4)
     assert scheduler.woken == 4
     work = run_chunk(session)
@@ -56,7 +57,10 @@ async def test_a_frame_goes_all_the_way() -> None:
     stats = session.stats()
     assert (stats.frames_in, stats.frames_out, stats.deadline_misses, stats.drops) == (4, 4, 0, {})
     assert stats.latency_ms == {"p50": 300.0, "p95": 300.0, "max": 300.0}
-    assert stats.plan == {"steps": 2, "mode": "sequential", "batch": 1, "service_ms": 100.0, "noise": 0.5}
+    running = {"steps": 2, "fps": 16.0, "width": 64, "height": 64, "vae": "full"}
+    standing = {"rung": 0, "rungs": 4, "promised": True}
+    ran = {"mode": "sequential", "batch": 1, "frames": 4, "service_ms": 100.0, "noise": 0.5}
+    assert stats.plan == running | standing | ran
     feed(session, clock, 4)
     assert not run_chunk(session).first
 
@@ -346,3 +350,166 @@ async def test_frames_before_the_connection_is_up_are_not_taken() -> None:
 async def test_a_size_that_the_pipeline_cannot_run_is_refused() -> None:
     with pytest.raises(ParamsError, match="width"):
         make_session(params=Params(width=72, height=64))
+
+
+async def test_a_session_without_room_is_queued_and_told_so() -> None:
+    clock, messages = ManualClock(), list[ServerMessage]()
+    session = make_session(clock=clock, messages=messages)
+    session.standing.admitted = False
+    session.connected()
+    session.waiting(2, 30.0)
+    feed(session, clock, 4)
+    assert session.state == "queued"
+    assert session.view() is None
+    assert session.stats().drops == {"queued": 4}
+    session.disconnected()
+    session.connected()
+    assert session.state == "queued"
+    session.admitted()
+    feed(session, clock, 4)
+    run_chunk(session)
+    assert session.state == "live"
+    states = [message.state for message in messages if isinstance(message, StateChanged)]
+    assert states == ["queued", "away", "queued", "warming", "live"]
+    assert Queue(2, 30.0) in messages
+
+
+async def test_a_lower_rung_takes_effect_with_the_next_chunk_and_is_told() -> None:
+    clock, scheduler, messages = ManualClock(), IdleScheduler(), list[ServerMessage]()
+    session = make_session(scheduler, clock, Params(), messages)
+    session.connected()
+    feed(session, clock, 4, 320, 192)
+    run_chunk(session)
+    session.run_at(1, "load", promised=True)
+    session.run_at(1, "load", promised=True)
+    feed(session, clock, 4, 320, 192)
+    work = run_chunk(session)
+    assert (work.params.steps, work.first) == (1, False)
+    assert (session.params.steps, session.running.steps) == (2, 1)
+    told = [message for message in messages if isinstance(message, Quality)]
+    assert told == [Quality(1, 6, 1, 16.0, 320, 192, "full", "load")]
+    assert scheduler.forgotten == []
+
+
+async def test_a_rung_of_another_size_begins_the_stream_anew_and_comes_back() -> None:
+    clock, scheduler = ManualClock(), IdleScheduler()
+    session = make_session(scheduler, clock, Params())
+    session.connected()
+    feed(session, clock, 4, 320, 192)
+    run_chunk(session)
+    session.run_at(5, "load", promised=True)
+    assert scheduler.forgotten == ["restart"]
+    feed(session, clock, 1, 320, 192)  # was on its way
+    feed(session, clock, 4, 160, 96)
+    work = run_chunk(session)
+    assert (work.first, work.params.width, work.params.fps) == (True, 160, 8.0)
+    session.run_at(0, "room", promised=True)
+    feed(session, clock, 4, 320, 192)
+    assert run_chunk(session).params == session.params
+    assert session.stats().drops == {"restart": 1}
+
+
+async def test_new_wishes_keep_the_rung_and_what_comes_of_it_is_told() -> None:
+    messages = list[ServerMessage]()
+    session = make_session(params=Params(), messages=messages)
+    session.connected()
+    session.run_at(3, "load", promised=True)
+    session.update({"fps": 30.0})
+    assert session.running.fps == 15.0
+    assert messages[-1] == Quality(3, 6, 1, 15.0, 320, 192, "full", "asked")
+    session.update({"keep": "fps,size"})
+    assert session.standing.rungs[session.standing.rung].fps == 30.0
+    assert session.stats().plan["rungs"] == 2
+
+
+async def test_wishes_that_there_is_no_room_for_are_refused_and_change_nothing() -> None:
+    scheduler = IdleScheduler()
+    session = make_session(scheduler)
+    scheduler.most_steps = 2
+    with pytest.raises(BusyError):
+        session.update({"steps": 3})
+    assert session.params == SMALL
+    session.update({"prompt": "ink", "steps": 1})
+    assert session.params.steps == 1
+
+
+async def test_a_short_chunk_is_filled_up_and_gives_as_many_results_as_it_had_frames() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    frames = feed(session, clock, 2)
+    work = session.submit([0, 1])
+    assert [int(pixels[0, 0, 0]) for pixels in work.pixels] == [0, 1, 1, 1]
+    session.deliver(work, np.stack([255 - pixels for pixels in work.pixels]), RAN)
+    assert await hand_over_all(session) == [frame.id for frame in frames]
+    assert settled(session)
+
+
+async def test_what_the_stream_batch_holds_has_a_deadline() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    (frame, *_) = feed(session, clock, 4)
+    held = session.submit([0, 1, 2, 3], "stream_batch")
+    view = session.view()
+    assert view is not None
+    assert (view.frames, view.held_due, view.mode) == ((), frame.deadline, "stream_batch")
+    flush = session.submit([], "sequential")
+    assert (flush.frames, flush.pixels, flush.first) == ((), (), False)
+    session.lose(held, "restart")
+    assert session.view() is None
+
+
+async def test_a_batch_session_has_no_deadlines() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock, params=SMALL.updated({"priority": "batch"}))
+    session.connected()
+    feed(session, clock, 4)
+    view = session.view()
+    assert view is not None
+    assert view.batch
+    run_chunk(session)
+    clock.time += 60.0
+    await hand_over_all(session)
+    assert session.stats().deadline_misses == 0
+    assert session.tally() == (0, 0)
+
+
+async def test_what_was_late_or_lost_for_want_of_time_is_tallied() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    feed(session, clock, 7)  # one too many for the queue
+    session.drop([1], "late")
+    run_chunk(session)
+    clock.time += 2.0
+    await hand_over_all(session)
+    assert session.tally() == (6, 6)
+    assert session.tally() == (0, 0)
+    assert 0 < session.statistics.lost < 1
+
+
+async def test_the_time_of_a_frame_is_told_by_stage() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    for _ in range(4):
+        feed(session, clock, 1)
+        clock.time += 0.1
+    work = session.submit([0, 1, 2, 3])
+    clock.time += 0.3
+    times = StageTimes(0.01, 0.02, 0.1, 0.05, 1, 2, 2, 1)
+    session.deliver(work, np.stack(work.pixels), replace(RAN, times=times))
+    clock.time += 0.05
+    await hand_over_all(session)
+    stats = session.stats()
+    assert stats.stages_ms == {
+        "fill": 150.0,
+        "queue": 220.0,  # 0.1 from the last frame's coming to the submission, 0.12 unexplained by the stages
+        "transfer": 10.0,
+        "encode": 20.0,
+        "denoise": 100.0,
+        "decode": 50.0,
+        "pace": 50.0,
+    }
+    assert sum(stats.stages_ms.values()) == pytest.approx(600.0)  # which is the mean of 750, 650, 550 and 450

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.fake import FakePipeline, Fault, restyle
 from streamgen.core import Params
+from streamgen.engine import StageTimes
 from streamgen.metrics import Metrics
-from streamgen.scheduler.cost import CostModel, Shape
+from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.cost import CostModel, Line, Shape
 from streamgen.scheduler.loop import Loop
-from streamgen.scheduler.policy import Limits, Mode
 from streamgen.session import MAX_FAILURES, Session
 from streamgen.wire import Restarted, ServerMessage
 from tests.support.service import SMALL, InlineEngine, ManualClock, feed, settled
@@ -22,10 +24,10 @@ FAULTS = {"bad": Fault("encode"), "refused": Fault("open", "params")}
 class Stage:
     """A loop with its engine and some sessions."""
 
-    def __init__(self, max_batch: int = 4, mode: Mode = "sequential") -> None:
+    def __init__(self, **settings: Any) -> None:
         self.clock = ManualClock()
         self.engine = InlineEngine(FakePipeline(faults=FAULTS))
-        self.loop = Loop(self.engine, self.clock, Metrics(), Limits(CostModel(), max_batch, mode))
+        self.loop = Loop(self.engine, self.clock, Metrics(), Capacity(max_batch=4), **settings)
         self.engine.on_restart = self.loop.restarted
         self.task = asyncio.create_task(self.loop.run())
         self.messages: dict[str, list[ServerMessage]] = {}
@@ -41,6 +43,7 @@ class Stage:
             metrics=Metrics(),
             notify=told.append,
         )
+        self.loop.enter(session)
         session.connected()
         return session
 
@@ -54,8 +57,8 @@ class Stage:
 async def stage() -> AsyncIterator[Callable[..., Stage]]:
     stages: list[Stage] = []
 
-    def make(max_batch: int = 4, mode: Mode = "sequential") -> Stage:
-        stages.append(Stage(max_batch, mode))
+    def make(**settings: Any) -> Stage:
+        stages.append(Stage(**settings))
         return stages[-1]
 
     yield make
@@ -180,8 +183,11 @@ async def test_a_session_closed_in_flight_is_settled(stage: Callable[..., Stage]
     assert len(await results(other)) == 4
 
 
+MEMORY_BOUND = CostModel({("denoise", Shape(1, 64, 64)): Line(0.05, 0.001, 0.0)})
+
+
 async def test_stream_batches_give_every_result_later(stage: Callable[..., Stage]) -> None:
-    here = stage(mode="stream_batch")
+    here = stage(cost=MEMORY_BOUND)
     session = here.session("a")
     got: list[int] = []
     for _ in range(4):
@@ -189,6 +195,7 @@ async def test_stream_batches_give_every_result_later(stage: Callable[..., Stage
         await here.quiet()
         got += [number for number, _ in await results(session)]
     assert got == list(range(12))  # two steps: the last chunk waits for the next to come beside it
+    assert session.stats().plan["mode"] == "stream_batch"
     session.close()
     assert settled(session)
 
@@ -206,10 +213,14 @@ async def test_an_engine_that_failed_for_good_ends_all_sessions(stage: Callable[
 async def test_what_batches_take_is_learnt(stage: Callable[..., Stage]) -> None:
     here = stage()
     session = here.session("a")
-    here.engine.gate.clear()
+    here.engine.times = StageTimes(0.01, 0.04, 0.1, 0.05, 1, 2, 2, 1)
     feed(session, here.clock, 4)
     await here.quiet()
-    here.clock.time += 0.25
-    here.engine.gate.set()
-    await here.quiet()
-    assert here.loop.limits.cost.estimate(Shape(1, 4, 2, 64, 64)) == pytest.approx(0.25)
+    assert here.loop.cost.costs(Shape(4, 64, 64), 1, 2, 2) == pytest.approx((0.01, 0.04, 0.1, 0.05))
+    stages = session.stats().stages_ms
+    assert {stage: stages[stage] for stage in ("transfer", "encode", "denoise", "decode")} == {
+        "transfer": 10.0,
+        "encode": 40.0,
+        "denoise": 100.0,
+        "decode": 50.0,
+    }

@@ -10,11 +10,12 @@ import numpy as np
 
 from pipelines.fake import FakePipeline
 from streamgen.core import Frame, Params, PipelineSpec
-from streamgen.engine import ChunkDone, ChunkWork
+from streamgen.engine import BatchDone, ChunkWork, StageTimes
 from streamgen.engine.streams import Streams
-from streamgen.errors import EngineError, WorkerDiedError
+from streamgen.errors import BusyError, EngineError, WorkerDiedError
 from streamgen.framing import SIZES
 from streamgen.metrics import Metrics
+from streamgen.scheduler.demand import Demand
 from streamgen.scheduler.stream import Stream
 from streamgen.session import Session
 from streamgen.wire import ServerMessage
@@ -41,6 +42,8 @@ class InlineEngine:
         self.state = "ready"
         self.dies = False
         self.failure = ""
+        self.times: StageTimes | None = None
+        """What batches are said to have taken."""
         self.batches: list[list[ChunkWork]] = []
         self.forgotten: list[str] = []
         self.on_restart: Callable[[str], None] = lambda _: None
@@ -57,7 +60,7 @@ class InlineEngine:
         if self.failure:
             raise EngineError(self.failure)
 
-    async def run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
+    async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
         self.batches.append(list(chunks))
         await self.gate.wait()
         await asyncio.sleep(0)
@@ -66,7 +69,7 @@ class InlineEngine:
             self._streams = Streams(self.pipeline)
             asyncio.get_running_loop().call_soon(self.on_restart, "killed")
             raise WorkerDiedError("the worker died")
-        return self._streams.run(chunks)
+        return BatchDone(self._streams.run(chunks), self.times)
 
     def forget(self, session: str) -> None:
         self.forgotten.append(session)
@@ -80,9 +83,19 @@ class IdleScheduler:
         self.streams: list[Stream] = []
         self.forgotten: list[str] = []
         self.woken = 0
+        self.changes = 0
+        self.most_steps = 4
 
-    def add(self, stream: Stream) -> None:
+    def enter(self, stream: Stream, *, may_wait: bool = True) -> None:
         self.streams.append(stream)
+        stream.admitted()
+
+    def check(self, stream: Stream, demand: Demand) -> None:
+        if demand.rungs[0].steps > self.most_steps:
+            raise BusyError("no room", 1)
+
+    def changed(self) -> None:
+        self.changes += 1
 
     def remove(self, stream: Stream) -> None:
         if stream in self.streams:
@@ -103,18 +116,21 @@ def make_session(
     session_id: str = "s",
     asked: Collection[str] = SIZES,
 ) -> Session:
-    """A session that is not connected yet."""
+    """A session that is admitted, and not connected yet."""
     told: list[ServerMessage] = [] if messages is None else messages
-    return Session(
+    scheduler = scheduler or IdleScheduler()
+    session = Session(
         session_id,
         params,
         FakePipeline().spec,
-        scheduler=scheduler or IdleScheduler(),
+        scheduler=scheduler,
         clock=clock or ManualClock(),
         metrics=Metrics(),
         notify=told.append,
         asked=asked,
     )
+    scheduler.enter(session)
+    return session
 
 
 def feed(session: Session, clock: ManualClock, count: int = 1, width: int = 64, height: int = 64) -> list[Frame]:
