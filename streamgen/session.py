@@ -117,7 +117,7 @@ class Session:
         self._first = True
         self._alone = False
         self._failures = 0
-        self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 2) if inbox is None else inbox
+        self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + int(__import__('os').environ.get('EXTRA','4'))) if inbox is None else inbox
         self._outbox = Outbox(max(3 * max(spec.chunk_frames, spec.first_chunk_frames), MOST_HELD))
         self._updates = Updates()
         self._asked = SIZES.intersection(asked)

@@ -13,7 +13,7 @@ WINDOW_S = 5.0
 FOR_WANT_OF_TIME = ("late", "overload")
 """Reasons to drop a frame that are misses."""
 
-LOST_WEIGHT = 0.04
+LOST_WEIGHT = float(__import__('os').environ.get('LOST_W','0.02'))
 """Of one frame in the share of those that are lost."""
 
 

@@ -8,13 +8,19 @@ from typing import NamedTuple
 
 from streamgen.engine.work import Mode
 from streamgen.scheduler.capacity import Capacity
-from streamgen.scheduler.chunks import careful, chunk_length, mode_of
+from streamgen.scheduler.chunks import MARGIN, careful, chunk_length, mode_of
 from streamgen.scheduler.cost import CostModel, Rates, Shape
 
 SAVES = 0.05
 """A chunk joins a batch where that saves this share of its cost by itself; else it would only make the others wait."""
 
-LOST_S = 2.0
+HANDOVER_S = 0.015
+"""Of a frame's budget this goes into scaling it, pacing and handing over."""
+
+STEADY = 0.02
+"""A session that loses no more than this share of its frames gets a turn for every chunk, as a stream batch wants."""
+
+LOST_S = float(__import__("os").environ.get("LOST_S","40"))
 """A session that loses all its frames goes before others as if its deadlines were earlier by this (s)."""
 
 FLUSH_S = 0.02
@@ -97,9 +103,12 @@ class _Ready(NamedTuple):
     urgency: float
     session: str
     due: float
+    """Deadline of the first frame in it (s)."""
     view: SessionView
     chunk: Chunk
     rates: Rates
+    service: float
+    """Of the chunk alone (s)."""
 
 
 class _Load(NamedTuple):
@@ -140,12 +149,16 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
             drops.extend([Drop(view.session, frame.id, "late") for frame in view.frames[:late]])
         if len(view.frames) - late >= length:
             frames = tuple([frame.id for frame in view.frames[late : late + length]])
-            mode = view.mode if view.steps == 1 and view.held_due is None else _mode(view, length, its.rates)
-            ready.append(_entry(view, Chunk(view.session, frames, mode), view.due, its.rates))
+            mode = _mode(view, length, its.rates)
+            deadline = view.frames[late].deadline
+            if view.batch or deadline < its.end:
+                deadline = float("inf")
+            due = view.due if view.held_due is None else min(view.due, view.held_due)
+            ready.append(_entry(view, Chunk(view.session, frames, mode), due, deadline, its))
         elif view.held_due is not None:
             flush_at = view.held_due - its.service - FLUSH_S
             if flush_at <= now:
-                ready.append(_entry(view, Chunk(view.session, ()), view.held_due, its.rates))
+                ready.append(_entry(view, Chunk(view.session, ()), view.held_due, view.held_due, its))
             else:
                 wakes.append(flush_at)
     wake = min(wakes, default=None)
@@ -164,7 +177,7 @@ def _terms(now: float, view: SessionView, cost: CostModel, capacity: Capacity) -
     rates, steps = cost.rates(view.shape), view.steps
     service = careful(rates.sequential(steps), rates)
     idle_end = capacity.ends(now, rates, 1, steps, steps)[2]
-    return _Terms(rates, service, idle_end + service - rates.sequential(steps))
+    return _Terms(rates, service, idle_end + service - rates.sequential(steps) + HANDOVER_S)
 
 
 def _late(view: SessionView, length: int, its: _Terms) -> int:
@@ -183,13 +196,15 @@ def _late(view: SessionView, length: int, its: _Terms) -> int:
 
 
 def _mode(view: SessionView, length: int, rates: Rates) -> Mode:
+    if view.lost > STEADY:
+        return "sequential"
     fill = (length - 1) * view.interval
     budget = view.budget if not view.batch else float("inf")
     return mode_of(view.steps, length * view.interval, fill, budget, rates, view.mode)
 
 
-def _entry(view: SessionView, chunk: Chunk, due: float, rates: Rates) -> _Ready:
-    return _Ready(view.batch, due - LOST_S * view.lost, view.session, due, view, chunk, rates)
+def _entry(view: SessionView, chunk: Chunk, due: float, deadline: float, its: _Terms) -> _Ready:
+    return _Ready(view.batch, due - LOST_S * view.lost, view.session, deadline, view, chunk, its.rates, its.service)
 
 
 def _would_be_late(
@@ -215,29 +230,37 @@ def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[lis
     batch, load = [first], _load(first)
     if first.view.alone or capacity.max_batch == 1 or not first.chunk.frames:
         return batch, load
-    end = capacity.ends(now, first.rates, *load)[2]
-    next_due, next_service = float("inf"), 0.0
-    due = first.due
+    margin = MARGIN * first.rates.error
+
+    def sure_end(load: _Load) -> float:
+        return capacity.ends(now, first.rates, *load)[2] + margin * first.rates.batch(*load) + HANDOVER_S
+
+    end = sure_end(load)
+    due, others = first.due, float("inf")
     for entry in ready[1:]:
-        view = entry.view
-        if view.shape != first.view.shape or entry.chunk.mode != first.chunk.mode:
-            if next_service == 0.0:
-                next_due, next_service = entry.due, entry.rates.sequential(view.steps)
+        grown = _grown(load, _load(entry)) if _joins(first, entry) else None
+        if grown is None or sure_end(grown) > entry.due:
+            start = entry.due - entry.service
+            if start >= end:
+                others = min(others, start)
             continue
-        if view.alone or not entry.chunk.frames:
-            continue
-        grown = _grown(load, _load(entry))
         alone = first.rates.batch(*_load(entry))
         if first.rates.batch(*grown) > first.rates.batch(*load) + (1 - SAVES) * alone:
             break
-        grown_end = capacity.ends(now, first.rates, *grown)[2]
-        if end <= min(due, entry.due) < grown_end or end + next_service <= next_due < grown_end + next_service:
+        if end <= min(due, others) < sure_end(grown):
             break
         batch.append(entry)
-        load, end, due = grown, grown_end, min(due, entry.due)
+        load, end, due = grown, sure_end(grown), min(due, entry.due)
         if len(batch) == capacity.max_batch:
             break
     return batch, load
+
+
+def _joins(first: _Ready, entry: _Ready) -> bool:
+    """Whether the two can be in one batch."""
+    view = entry.view
+    alike = view.shape == first.view.shape and entry.chunk.mode == first.chunk.mode
+    return alike and not view.alone and bool(entry.chunk.frames)
 
 
 def _load(entry: _Ready) -> _Load:

@@ -40,6 +40,9 @@ class Screen:
             if session.too_late(finished):
                 session.discard(finished, "late")
                 continue
+            latest = frame.deadline - 0.002
+            if finished.at <= latest < due:
+                due = latest
             wait = due - clock.now()
             if wait > 0:
                 await asyncio.sleep(wait)

@@ -43,6 +43,7 @@ DEVICE = Device(
         },
     ),
     hiccups=0.002,
+    depth=2,
 )
 """As fast as a large GPU is with a model of 1.3 billion parameters, about; batches of four save a fifth."""
 
