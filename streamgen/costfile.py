@@ -101,7 +101,7 @@ def _entry(entry: Mapping[str, Any]) -> tuple[Key, Line]:
     if entry["stage"] not in STAGES:
         raise ValueError(f"no stage {entry['stage']!r}")
     shape = Shape(int(entry["frames"]), int(entry["width"]), int(entry["height"]), str(entry["vae"]))
-    numbers = [float(entry[name]) for name in ("fixed_s", "row_s", "error")]
-    if not all(0 <= number < 1e6 for number in numbers):  # also refuses NaN
+    fixed, row, error = (float(entry[name]) for name in ("fixed_s", "row_s", "error"))
+    if not all(0 <= number < 1e6 for number in (fixed, row, error)):  # also refuses NaN
         raise ValueError("a cost is no time")
-    return (entry["stage"], shape), Line(*numbers, int(entry["seen"]))
+    return (entry["stage"], shape), Line(fixed, row, error, int(entry["seen"]))

@@ -48,6 +48,9 @@ class Metrics:
         self._rungs = Gauge("streamgen_sessions_at_rung", "Sessions by rung of quality.", ["rung"], registry=registry)
         self._rungs_seen: set[int] = set()
         self._queued = Gauge("streamgen_sessions_queued", "Sessions that wait for room.", registry=registry)
+        self._promised = Gauge(
+            "streamgen_device_promised", "Share of the device's time that promises take.", registry=registry
+        )
         self._pressure = Gauge(
             "streamgen_scheduler_pressure", "How much dearer work is taken for than the model says.", registry=registry
         )
@@ -91,13 +94,14 @@ class Metrics:
         """The scheduler took a decision."""
         self._plans.observe(seconds)
 
-    def governed(self, rungs: Iterable[int], queued: int, pressure: float, error: float) -> None:
-        """What the sessions run at, how many wait, and what the cost model is worth."""
+    def governed(self, rungs: Iterable[int], *, queued: int, promised: float, pressure: float, error: float) -> None:
+        """What the sessions run at, how many wait, what of the device is promised, and what the costs are worth."""
         counts = CountOf(rungs)
         self._rungs_seen |= counts.keys()
         for rung in self._rungs_seen:
             self._rungs.labels(str(rung)).set(counts[rung])
         self._queued.set(queued)
+        self._promised.set(promised)
         self._pressure.set(pressure)
         self._cost_error.set(error)
 

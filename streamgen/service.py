@@ -135,7 +135,7 @@ class Service:
         watched = self._watched_by(connection_id)
         return watched.viewers[connection_id].connection if watched else self._place(connection_id).connection
 
-    async def publish(self, sdp: str, params: Mapping[str, object], name: str, client: str) -> Connected:
+    async def publish(self, sdp: str, params: Mapping[str, object], name: str, client: str = "") -> Connected:
         """A session by WHIP: a new one, or the one of this name, whose publisher has lost its connection.
 
         It waits in no queue, as WHIP has no words for that.
@@ -177,7 +177,7 @@ class Service:
             raise SessionNotFoundError("nobody watches under this address any more")
         place.stop_watching(viewer_id)
 
-    async def open(self, sdp: str, params: Mapping[str, object], client: str) -> Opened:
+    async def open(self, sdp: str, params: Mapping[str, object], client: str = "") -> Opened:
         """A new session for an SDP offer; where there is no room for it yet, it waits as "queued".
 
         Raises BusyError, ParamsError, OfferError; then nothing is left of it.

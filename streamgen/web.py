@@ -74,7 +74,7 @@ class Backend(Streams, Protocol):
         """The engine's state; "ready" where sessions can be opened."""
         ...
 
-    async def open(self, sdp: str, params: Mapping[str, object], client: str) -> Opened:
+    async def open(self, sdp: str, params: Mapping[str, object], client: str = "") -> Opened:
         """`client` tells whose it is. Raises OfferError, ParamsError, BusyError."""
         ...
 

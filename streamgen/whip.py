@@ -54,7 +54,7 @@ class Connected:
 class Streams(Protocol):
     """What these routes need of the service."""
 
-    async def publish(self, sdp: str, params: Mapping[str, object], name: str, client: str) -> Connected:
+    async def publish(self, sdp: str, params: Mapping[str, object], name: str, client: str = "") -> Connected:
         """Opens a session, or goes on with the one of this name that lost its connection.
 
         Raises OfferError, ParamsError, BusyError, NameTakenError.

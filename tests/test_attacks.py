@@ -142,7 +142,7 @@ async def test_offers_that_never_connect_take_no_place_for_long(stage: Stage) ->
         await stage.open(bystander)
         sdp = re.sub(r"a=candidate.*\r\n", "", await attacker.offer())
         sessions = [(await stage.service.open(sdp, PARAMS)).session for _ in range(19)]
-        with pytest.raises(BusyError, match="all 20 places"):
+        with pytest.raises(BusyError, match="no room"):
             await stage.service.open(sdp, PARAMS)
         await keeps_going(bystander)
         await until(lambda: all(session.state == "closed" for session in sessions))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -31,8 +32,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
 
 def test_serve_has_the_defaults_of_its_configuration(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
-    assert run(capsys, "serve") == (0, "", "")
-    assert served == [Config()]
+    assert run(capsys, "serve", environ={"XDG_CACHE_HOME": "/cache"}) == (0, "", "")
+    assert served == [Config(cost_folder=Path("/cache/streamgen/costs"))]
 
 
 def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
@@ -40,7 +41,8 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
         "serve --preset tiny --host 0.0.0.0 --port 9000 --device cpu --threads 2 --max-sessions 7 --token secret"
         " --allow-origin https://a.example --allow-origin https://b.example --ice-server stun:s.example"
         " --turn-secret shared --udp-ports 50000-50100 --loopback"
-        " --connect-timeout-s 1 --idle-timeout-s 2 --grace-s 5 --max-viewers 6 --job-timeout-s 3 --start-timeout-s 4"
+        " --connect-timeout-s 1 --idle-timeout-s 2 --grace-s 5 --max-viewers 6 --max-queue 9"
+        " --cost-folder /costs --job-timeout-s 3 --start-timeout-s 4"
     )
     assert run(capsys, *words.split())[0] == 0
     assert served == [
@@ -50,6 +52,7 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
             9000,
             "cpu",
             7,
+            9,
             "secret",
             ("https://a.example", "https://b.example"),
             ("stun:s.example",),
@@ -63,6 +66,7 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
             3.0,
             4.0,
             2,
+            cost_folder=Path("/costs"),
         )
     ]
 

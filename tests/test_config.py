@@ -22,7 +22,8 @@ from streamgen.errors import ConfigError
         ({"udp_ports": (80, 50000)}, "--udp-ports must be FIRST-LAST"),
         ({"udp_ports": (50001, 50000)}, "--udp-ports must be FIRST-LAST"),
         ({"udp_ports": (50000, 65536)}, "--udp-ports must be FIRST-LAST"),
-        ({"udp_ports": (50000, 50002), "max_sessions": 4}, r"--udp-ports must be as many as --max-sessions \(4\)"),
+        ({"max_queue": -1}, "--max-queue"),
+        ({"udp_ports": (50000, 50003), "max_sessions": 3, "max_queue": 2}, r"--udp-ports must be 5 \(--max-sessions"),
     ],
 )
 def test_what_cannot_work_is_named(settings: dict[str, Any], flag: str) -> None:
@@ -35,4 +36,4 @@ def test_defaults_work() -> None:
 
 
 def test_a_port_for_every_session_is_enough() -> None:
-    assert Config(udp_ports=(50000, 50003), max_sessions=4).udp_ports == (50000, 50003)
+    assert Config(udp_ports=(50000, 50003), max_sessions=3, max_queue=1).udp_ports == (50000, 50003)

@@ -9,7 +9,9 @@ def test_everything_is_exposed() -> None:
     metrics.went_out(0.35, missed=True)
     metrics.dropped("rate", 3)
     metrics.session_opened()
-    metrics.ran_batch(0.1)
+    metrics.ran_batch(0.1, 3, {"encode": 0.02, "denoise": 0.06})
+    metrics.planned(0.00015)
+    metrics.governed([0, 1, 1], queued=2, promised=0.7, pressure=1.2, error=0.05)
     metrics.restarted()
     text = metrics.exposition().decode()
     for line in (
@@ -22,8 +24,18 @@ def test_everything_is_exposed() -> None:
         "streamgen_sessions_opened_total 1.0",
         'streamgen_engine_batch_seconds_bucket{le="0.1"} 1.0',
         "streamgen_engine_restarts_total 1.0",
+        "streamgen_engine_chunks_total 3.0",
+        'streamgen_engine_stage_seconds_total{stage="denoise"} 0.06',
+        'streamgen_scheduler_seconds_bucket{le="0.0002"} 1.0',
+        'streamgen_sessions_at_rung{rung="1"} 2.0',
+        "streamgen_sessions_queued 2.0",
+        "streamgen_device_promised 0.7",
+        "streamgen_scheduler_pressure 1.2",
+        "streamgen_cost_model_error 0.05",
     ):
         assert line in text
+    metrics.governed([0], queued=0, promised=0.1, pressure=1.0, error=0.05)
+    assert 'streamgen_sessions_at_rung{rung="1"} 0.0' in metrics.exposition().decode()
     metrics.session_closed()
     assert "streamgen_sessions 0.0" in metrics.exposition().decode()
 

@@ -27,7 +27,7 @@ class FakeBackend:
         self.sessions: dict[str, Session] = {}
         self.error: Exception | None = None
 
-    async def open(self, sdp: str, params: Mapping[str, object]) -> Opened:
+    async def open(self, sdp: str, params: Mapping[str, object], client: str = "") -> Opened:
         if self.error is not None:
             raise self.error
         session = make_session(params=SMALL.updated(params), session_id="abc")

@@ -14,6 +14,9 @@ SAVES = 0.1
 KEEPS = 0.05
 """It has to save this share to stay what it is: so the choice does not waver."""
 
+SPARE = 1.25
+"""A chunk is as long as leaves this many times what it takes."""
+
 USED = 0.8
 """Share of the budget that a stream batch may take."""
 
@@ -26,15 +29,11 @@ def careful(seconds: float, rates: Rates) -> float:
 def chunk_length(most: int, interval: float, budget: float, service: float) -> int:
     """Frames of one chunk: `most`, or fewer where the first of them could not wait for so many others.
 
-    `interval`: between frames; `budget`: of a frame; `service`: of a chunk (s each). A chunk may have to wait for one
-    other. Where not even a single frame could be in time, chunks are whole: nothing is gained by work for less.
+    `interval`: between frames; `budget`: of a frame; `service`: of a chunk (s each). A longer chunk is less work a
+    frame. Where not even a single frame could be in time chunks are whole: nothing is gained by work for less.
     """
-    room = budget - 2 * service
-    if room >= (most - 1) * interval:
-        return most
-    if room < 0:
-        room = budget - service
-    return most if room < 0 else min(most, 1 + int(room / interval))
+    room = budget - SPARE * service
+    return most if room >= (most - 1) * interval or budget < service else 1 + int(max(0.0, room) / interval)
 
 
 def mode_of(steps: int, period: float, fill: float, budget: float, rates: Rates, now: Mode) -> Mode:

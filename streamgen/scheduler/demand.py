@@ -94,18 +94,26 @@ def levels(demands: Sequence[Demand], cost: CostModel, capacity: Capacity, usabl
         at = [(demand, demand.rungs[_bounded(demand, depth)]) for demand, depth in zip(demands, depths, strict=True)]
         return fits(tasks(at, cost, capacity), usable)
 
-    count = len(demands)
+    def mixed(depth: int, higher: int) -> list[int]:
+        return [depth - 1] * higher + [depth] * (len(demands) - higher)
+
     for depth in range(max((len(demand.rungs) for demand in demands), default=1)):
-        if holds([depth] * count):
-            higher = _most(count if depth else 0, lambda n, d=depth: holds([d - 1] * n + [d] * (count - n)))
-            chosen = [depth - 1] * higher + [depth] * (count - higher)
-            return {demand.session: _bounded(demand, rung) for demand, rung in zip(demands, chosen, strict=True)}
+        if holds(mixed(depth, 0)):
+            higher = _most(len(demands) if depth else 0, lambda count: holds(mixed(depth, count)))  # noqa: B023 - used at once
+            chosen = zip(demands, mixed(depth, higher), strict=True)
+            return {demand.session: _bounded(demand, rung) for demand, rung in chosen}
     return None
 
 
 def lowest(demands: Sequence[Demand]) -> Levels:
     """Every session at its last rung."""
     return {demand.session: len(demand.rungs) - 1 for demand in demands}
+
+
+def use(demands: Sequence[Demand], levels: Levels, cost: CostModel, capacity: Capacity) -> float:
+    """Share of the device's time that is promised to the sessions at these rungs."""
+    at = [(demand, demand.rungs[levels[demand.session]]) for demand in demands if not demand.batch]
+    return sum(task.cost / task.period for task in tasks(at, cost, capacity))
 
 
 def _bounded(demand: Demand, rung: int) -> int:

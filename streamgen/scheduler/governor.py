@@ -81,9 +81,9 @@ class Governor:
         settled = _at(pressed, now, rest | present)
         if now - settled.changed < HOLD_S:
             return settled
-        best = demand_.levels(promised, cost, capacity, ROOMY / pressed.pressure)
-        if best is not None and sum(best.values()) < sum(present.values()):
-            return _at(settled, now, {**rest, **best})
+        better = demand_.levels(promised, cost, capacity, ROOMY / pressed.pressure)
+        if better is not None and sum(better.values()) < sum(present.values()):
+            return _at(settled, now, {**rest, **better})
         return settled
 
     def admits(self, newcomer: Demand, demands: Sequence[Demand], cost: CostModel, capacity: Capacity) -> bool:

@@ -110,6 +110,8 @@ class Loop:
         self._tags = itertools.count(1)
         self._news = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
+        self._governed = float("-inf")
+        """When it was last looked at who runs how (s)."""
 
     def begin(self, capacity: Capacity, cost: CostModel, depth: int) -> None:
         """What the engine turned out to be, once it is ready."""
@@ -129,6 +131,7 @@ class Loop:
         self.forget(stream, "closed")
         self.roster.leave(self._clock.now(), stream)
         self._govern()
+        self.wake()
 
     def check(self, stream: Stream, demand: Demand) -> None:
         """Raises BusyError where the stream cannot have `demand` instead of what it has."""
@@ -137,6 +140,7 @@ class Loop:
     def changed(self) -> None:
         """A stream asks for something else now."""
         self._govern()
+        self.wake()
 
     def wake(self) -> None:
         """Something was queued, or may run now."""
@@ -157,15 +161,16 @@ class Loop:
 
     async def run(self) -> None:
         """Until cancelled, or until the engine has failed for good."""
-        governing = asyncio.create_task(self._govern_always(), name="governor")
         try:
+            self.wake()
             while await self._news_and_engine():
+                self._govern_when_due()
                 while self._may_submit() and self._turn():
                     pass
         finally:
-            for task in (governing, *self._tasks):
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(governing, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _news_and_engine(self) -> bool:
         try:
@@ -309,16 +314,23 @@ class Loop:
         logger.warning("session %s: chunk failed (%s): %s", answer.session[:6], code, message)
         flight.stream.fail(flight.work, "error", message, answer.state_lost)
 
-    async def _govern_always(self) -> None:
-        while True:
-            await asyncio.sleep(GOVERN_S)
+    def _govern_when_due(self) -> None:
+        now = self._clock.now()
+        if now - self._governed >= GOVERN_S:
             self._govern()
+        self._wake_at(now, self._governed + GOVERN_S)
 
     def _govern(self) -> None:
-        self.roster.govern(self._clock.now(), self.cost, self.capacity)
+        self._governed = self._clock.now()
+        self.roster.govern(self._governed, self.cost, self.capacity)
         governor = self.roster.governor
-        self._metrics.governed(governor.levels.values(), self.roster.waiting, governor.pressure, self.cost.error)
-        self.wake()
+        self._metrics.governed(
+            governor.levels.values(),
+            queued=self.roster.waiting,
+            promised=self.roster.promised(self.cost, self.capacity),
+            pressure=governor.pressure,
+            error=self.cost.error,
+        )
 
     def _lose(self, tags: Iterable[int], reason: str) -> None:
         for flight in self._pop(tags):

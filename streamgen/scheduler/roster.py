@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamgen.errors import BusyError
+from streamgen.scheduler import demand as demand_
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.cost import CostModel
 from streamgen.scheduler.demand import Demand
@@ -93,6 +94,11 @@ class Roster:
         others = [member.stream.demand() for member in self._members.values() if member.stream is not stream]
         if stream.id in self._members and not self.governor.admits(demand, others, cost, capacity):
             raise BusyError("that is more than the present load leaves room for", self._retry_after())
+
+    def promised(self, cost: CostModel, capacity: Capacity) -> float:
+        """Share of the device's time that the members' promises take."""
+        kept = [demand for demand in self._demands() if demand.session not in self.governor.hopeless]
+        return demand_.use(kept, self.governor.levels, cost, capacity)
 
     def govern(self, now: float, cost: CostModel, capacity: Capacity) -> None:
         """Sets all rungs, lets in who has room, and tells those who wait."""

@@ -67,7 +67,7 @@ def test_pressure_waits_until_its_effect_shows_and_has_an_end() -> None:
 
 
 def test_one_to_whom_nothing_can_be_promised_takes_nothing_from_the_others() -> None:
-    impossible = demand("fast", budget=0.1)
+    impossible = demand("fast", budget=0.04)
     governor = Governor().governed(0.0, [demand("a"), impossible], MODEL, DEVICE)
     assert governor.hopeless == {"fast"}
     assert governor.levels == {"a": 0, "fast": 1}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streamgen.engine.work import StageTimes
 from streamgen.scheduler.capacity import Capacity
-from streamgen.scheduler.chunks import chunk_length, mode_of
+from streamgen.scheduler.chunks import careful, chunk_length, mode_of
 from streamgen.scheduler.cost import UNKNOWN, CostModel, Line, Shape
 from streamgen.scheduler.policy import Chunk, Queued, SessionView, plan
 
@@ -85,7 +85,7 @@ def test_a_promise_that_cannot_be_kept_still_gives_the_newest_chunk() -> None:
 
 
 def test_a_slow_camera_gets_shorter_chunks() -> None:
-    # At 2 fps four frames take 1.5 s to come; with a budget of 1 s and work of 0.1 s there is time for one other.
+    # At 2 fps four frames take 1.5 s to come; with a budget of 1 s there is time for one other.
     slow = view(count=2, interval=0.5)
     assert plan(NOW, [slow], cost(), ALONE).chunks[0].frames == (0, 1)
     assert plan(NOW, [replace(slow, budget=3.0)], cost(), ALONE).chunks == ()
@@ -177,7 +177,7 @@ def test_with_overlap_the_next_batch_waits_for_the_encoder_alone() -> None:
     device = Capacity(overlap=True)
     first = plan(NOW, [view("a", steps=1)], model, device)
     assert first.ends == pytest.approx((NOW + 0.1, NOW + 0.3, NOW + 0.6))
-    second = plan(NOW + 0.1, [view("b", steps=1, due=NOW + 2)], model, device.given(first.ends))
+    second = plan(NOW + 0.1, [view("b", steps=1, budget=2.0)], model, device.given(first.ends))
     assert second.ends == pytest.approx((NOW + 0.2, NOW + 0.5, NOW + 0.9))
 
 
@@ -194,7 +194,7 @@ def test_a_stream_batch_runs_where_it_saves_and_is_in_time() -> None:
 
 
 def test_the_choice_does_not_waver() -> None:
-    rates = cost(row=0.0, step_call=0.008, step_row=0.0925).rates(SHAPE)  # a stream batch saves 8 %
+    rates = cost(row=0.0, step_call=0.016, step_row=0.092).rates(SHAPE)  # a stream batch saves 7 %
     assert mode_of(2, 0.25, 0.2, 5.0, rates, "sequential") == "sequential"
     assert mode_of(2, 0.25, 0.2, 5.0, rates, "stream_batch") == "stream_batch"
 
@@ -298,11 +298,18 @@ def test_a_larger_batch_is_never_allowed_to_run_less(sessions: list[SessionView]
     assert large[: len(small)] == small
 
 
+def service(model: CostModel, session: SessionView) -> float:
+    """What a chunk takes, with its margin."""
+    rates = model.rates(session.shape)
+    return careful(rates.sequential(session.steps), rates)
+
+
 @given(views(), costs, st.floats(0.1, 1))
 def test_a_faster_device_never_drops_more(sessions: list[SessionView], model: CostModel, share: float) -> None:
-    """Where chunks are no longer for it: a longer chunk waits for frames that a shorter one would not have."""
+    """Where chunks are no longer for it, and there was a promise to keep before: who has none gets late pictures."""
     quick = CostModel({key: Line(line.fixed * share, line.row * share, 0.0) for key, line in model.lines.items()})
     short = [replace(session, wanted=1) for session in sessions]
+    short = [session for session in short if service(model, session) <= session.budget]
     assert set(plan(NOW, short, quick, ALONE).drops) <= set(plan(NOW, short, model, ALONE).drops)
 
 
@@ -326,7 +333,7 @@ def test_nobody_starves(count: int, service: float) -> None:
         served[chunk.session] += 1
         now += service
         due[chunk.session] = now + 1.0
-    assert max(served.values()) - min(served.values()) <= 1
+    assert max(served.values()) - min(served.values()) <= 2  # the first may come again before the last has come once
 
 
 def test_two_hundred_and_fifty_six_sessions_are_planned_with_little_work() -> None:

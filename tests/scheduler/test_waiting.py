@@ -25,7 +25,7 @@ def test_one_client_with_many_sessions_does_not_crowd_out_another() -> None:
     made = room(("1", "a"), ("2", "a"), ("3", "a"), ("4", "b"), ("5", "c"))
     assert order(made) == ["1", "4", "5", "2", "3"]
     assert order(made, a=1) == ["4", "5", "1", "2", "3"]
-    assert order(made, a=1, b=2) == ["5", "1", "4", "2", "3"]
+    assert order(made, a=1, b=2) == ["5", "1", "2", "4", "3"]
 
 
 def test_live_sessions_go_before_batch_jobs() -> None:
