@@ -117,7 +117,7 @@ class Session:
         self._first = True
         self._alone = False
         self._failures = 0
-        self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + int(__import__('os').environ.get('EXTRA','4'))) if inbox is None else inbox
+        self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 4) if inbox is None else inbox
         self._outbox = Outbox(max(3 * max(spec.chunk_frames, spec.first_chunk_frames), MOST_HELD))
         self._updates = Updates()
         self._asked = SIZES.intersection(asked)
@@ -342,11 +342,11 @@ class Session:
         self._flights.remove(work)
         self._failures = 0
         self._last_ran = ran, len(work.frames)
-        self.statistics.ran(len(work.frames))
         if self._paused or self._state == "closed":
             self._dropped(work.frames, "paused" if self._state != "closed" else "closed")
             return
         now = self._clock.now()
+        self.statistics.ran(len(work.frames), sum(now > frame.deadline for frame in work.frames))
         self.statistics.stages.add(now, _engine_stages(work, now, ran), len(work.frames))
         results = [replace(frame, pixels=picture) for frame, picture in zip(work.frames, pixels, strict=False)]
         self._dropped(self._outbox.put(results, now), "late")

@@ -20,7 +20,7 @@ HANDOVER_S = 0.015
 STEADY = 0.02
 """A session that loses no more than this share of its frames gets a turn for every chunk, as a stream batch wants."""
 
-LOST_S = float(__import__("os").environ.get("LOST_S","40"))
+LOST_S = 40.0
 """A session that loses all its frames goes before others as if its deadlines were earlier by this (s)."""
 
 FLUSH_S = 0.02
@@ -241,7 +241,7 @@ def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[lis
         grown = _grown(load, _load(entry)) if _joins(first, entry) else None
         if grown is None or sure_end(grown) > entry.due:
             start = entry.due - entry.service
-            if start >= end:
+            if start >= end and entry.view.lost <= STEADY:
                 others = min(others, start)
             continue
         alone = first.rates.batch(*_load(entry))

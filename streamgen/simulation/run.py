@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -43,10 +43,10 @@ class Notes(Metrics):
     def dropped(self, reason: str, count: int = 1) -> None:
         """Not counted here."""
 
-    def ran_batch(self, seconds: float, chunks: int, stages: object) -> None:
+    def ran_batch(self, seconds: float, chunks: int, stages: Mapping[str, float]) -> None:
         """Not counted here."""
 
-    def governed(self, rungs: object, queued: int, pressure: float, error: float) -> None:
+    def governed(self, rungs: Iterable[int], *, queued: int, promised: float, pressure: float, error: float) -> None:
         """Not counted here."""
 
     def planned(self, seconds: float) -> None:
