@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 
+from pipelines.registry import Choices, Preset
 from streamgen.core import Params, PipelineSpec, Pixels, Row
-from streamgen.errors import ParamsError
+from streamgen.errors import ParamsError, PresetError
 
 Stage = Literal["open", "update", "encode", "denoise", "decode", "close"]
 
@@ -30,12 +33,19 @@ FAKE_SPEC = PipelineSpec(
 
 @dataclass(frozen=True, slots=True)
 class FakeCost:
-    """Seconds that the work takes: a fixed part for each denoising call, the rest for each row."""
+    """Seconds that the work takes: a fixed part for each call of a stage, the rest for each row in it."""
 
     encode_s: float = 0.0
     call_s: float = 0.0
+    """For each denoising call."""
     step_s: float = 0.0
     decode_s: float = 0.0
+    encode_call_s: float = 0.0
+    decode_call_s: float = 0.0
+    light_decode_s: float = 0.0
+    """Instead of decode_s, for rows with the lighter VAE."""
+    per_pixel: bool = False
+    """What a row takes is meant for the default size, and in proportion to width x height for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +91,8 @@ def restyle(pixels: Pixels, params: Params, chunk: int) -> Pixels:
 class FakePipeline:
     """Implements Pipeline[FakeState]; its output for a chunk is `restyle(frames, params, number of the chunk)`.
 
-    It checks what a model would silently get wrong: closed states, rows out of the order of time, too many frames.
+    It checks what a model would silently get wrong: closed states, rows out of the order of time, too many frames,
+    and what the protocol says of threads. ValueError says what it was.
     """
 
     def __init__(
@@ -96,6 +107,9 @@ class FakePipeline:
         self._cost = cost
         self._faults = dict(faults or {})
         self._sleep = sleep
+        self._lock = threading.Lock()
+        self._running: set[str] = set()
+        self._in_use: set[FakeState] = set()
 
     @property
     def spec(self) -> PipelineSpec:
@@ -104,73 +118,107 @@ class FakePipeline:
 
     def open(self, params: Params) -> FakeState:
         """A stream that begins with chunk 0."""
-        self._spec.check(params)
-        self._stumble("open", params)
-        return FakeState(params)
+        with self._alone("encode"):
+            self._spec.check(params)
+            self._stumble("open", params)
+            return FakeState(params)
 
     def update(self, state: FakeState, params: Params) -> None:
         """Parameters from the next encoded chunk on."""
-        self._check_open(state)
-        if (params.width, params.height) != (state.params.width, state.params.height):
-            raise ParamsError("width", "cannot change within a stream; open a new state")
-        self._stumble("update", params)
-        state.params = params
+        with self._alone("encode", state):
+            self._check_open(state)
+            if (params.width, params.height) != (state.params.width, state.params.height):
+                raise ParamsError("width", "cannot change within a stream; open a new state")
+            self._stumble("update", params)
+            state.params = params
 
     def encode(self, chunks: Sequence[tuple[FakeState, Pixels]]) -> list[Row[FakeState]]:
         """Numbers the state's chunks. Raises ValueError for frames that the spec or the parameters rule out."""
-        rows = []
-        for state, pixels in chunks:
-            params = state.params
-            self._check_open(state)
-            self._stumble("encode", params)
-            wanted = self._spec.frames_wanted(first=state.encoded == 0)
-            if not 1 <= len(pixels) <= wanted or pixels.shape[1:] != (params.height, params.width, 3):
-                raise ValueError(f"frames of shape {pixels.shape}, wanted {(wanted, params.height, params.width, 3)}")
-            latent = FakeLatent(pixels, params, state.encoded)
-            state.encoded += 1
-            rows.append(Row(state, latent, None, 0, params.steps, params.noise, len(pixels)))
-        self._spend(self._cost.encode_s * len(chunks))
+        with self._alone("encode", *(state for state, _ in chunks)):
+            rows = [self._encode(state, pixels) for state, pixels in chunks]
+            self._spend(self._cost.encode_call_s, (self._scaled(self._cost.encode_s, row) for row in rows))
         return rows
+
+    def _encode(self, state: FakeState, pixels: Pixels) -> Row[FakeState]:
+        params = state.params
+        self._check_open(state)
+        self._stumble("encode", params)
+        wanted = self._spec.frames_wanted(first=state.encoded == 0)
+        if not 1 <= len(pixels) <= wanted or pixels.shape[1:] != (params.height, params.width, 3):
+            raise ValueError(f"frames of shape {pixels.shape}, wanted {(wanted, params.height, params.width, 3)}")
+        latent = FakeLatent(pixels, params, state.encoded)
+        state.encoded += 1
+        return Row(state, latent, None, 0, params.steps, params.noise, len(pixels))
 
     def denoise(self, rows: Sequence[Row[FakeState]]) -> list[Row[FakeState]]:
         """Counts steps. Raises ValueError for rows that are done, or come in another order than their chunks."""
-        for row in rows:
-            self._check_open(row.state)
-            self._stumble("denoise", row.latent.params)
-            if row.done:
-                raise ValueError("a row that is done was to be denoised")
-        order = [(id(row.state), row.latent.chunk) for row in rows]
-        if any(a[0] == b[0] and a[1] >= b[1] for i, a in enumerate(order) for b in order[i + 1 :]):
-            raise ValueError("rows of one state came in another order than its chunks")
-        self._spend(self._cost.call_s + self._cost.step_s * len(rows))
-        return [
-            Row(row.state, row.latent, row.condition, row.step + 1, row.steps, row.sigma, row.frames) for row in rows
-        ]
+        with self._alone("denoise", *(row.state for row in rows)):
+            for row in rows:
+                self._check_open(row.state)
+                self._stumble("denoise", row.latent.params)
+                if row.done:
+                    raise ValueError("a row that is done was to be denoised")
+            order = [(id(row.state), row.latent.chunk) for row in rows]
+            if any(a[0] == b[0] and a[1] >= b[1] for i, a in enumerate(order) for b in order[i + 1 :]):
+                raise ValueError("rows of one state came in another order than its chunks")
+            self._spend(self._cost.call_s, (self._scaled(self._cost.step_s, row) for row in rows))
+        return [replace(row, step=row.step + 1) for row in rows]
 
     def decode(self, rows: Sequence[Row[FakeState]]) -> list[Pixels]:
         """Restyles. Raises ValueError for rows that are not done, or come in another order than their chunks."""
-        pictures = []
-        for row in rows:
-            latent: FakeLatent = row.latent
-            self._check_open(row.state)
-            self._stumble("decode", latent.params)
-            if not row.done or latent.chunk != row.state.decoded:
-                raise ValueError(f"chunk {latent.chunk} at step {row.step} decoded, wanted {row.state.decoded}, done")
-            row.state.decoded += 1
-            pictures.append(restyle(latent.pixels, latent.params, latent.chunk))
-        self._spend(self._cost.decode_s * len(rows))
+        with self._alone("decode", *(row.state for row in rows)):
+            pictures = [self._decode(row) for row in rows]
+            self._spend(self._cost.decode_call_s, (self._scaled(self._decode_s(row), row) for row in rows))
         return pictures
+
+    def _decode(self, row: Row[FakeState]) -> Pixels:
+        latent: FakeLatent = row.latent
+        self._check_open(row.state)
+        self._stumble("decode", latent.params)
+        if not row.done or latent.chunk != row.state.decoded:
+            raise ValueError(f"chunk {latent.chunk} at step {row.step} decoded, wanted {row.state.decoded}, done")
+        row.state.decoded += 1
+        return restyle(latent.pixels, latent.params, latent.chunk)
 
     def close(self, state: FakeState) -> None:
         """Makes every further use of the state an error."""
-        state.closed = True
-        self._stumble("close", state.params)
+        with self._alone("encode", state):
+            state.closed = True
+            self._stumble("close", state.params)
+
+    @contextmanager
+    def _alone(self, stage: str, *states: FakeState) -> Iterator[None]:
+        """Holds stage and states while a call runs."""
+        used = set(states)
+        with self._lock:
+            if stage in self._running:
+                raise ValueError(f"{stage} was called while a call of it ran")
+            if used & self._in_use:
+                raise ValueError(f"{stage} was called with a state that another stage was using")
+            self._running.add(stage)
+            self._in_use |= used
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(stage)
+                self._in_use -= used
 
     def _check_open(self, state: FakeState) -> None:
         if state.closed:
             raise ValueError("the state is closed")
 
-    def _spend(self, seconds: float) -> None:
+    def _decode_s(self, row: Row[FakeState]) -> float:
+        return self._cost.light_decode_s if row.latent.params.vae == "light" else self._cost.decode_s
+
+    def _scaled(self, seconds: float, row: Row[FakeState]) -> float:
+        if not self._cost.per_pixel:
+            return seconds
+        params, default = row.latent.params, self._spec.defaults
+        return seconds * (params.width * params.height) / (default.width * default.height)
+
+    def _spend(self, call_s: float, rows_s: Iterable[float]) -> None:
+        seconds = call_s + sum(rows_s)
         if seconds > 0:
             self._sleep(seconds)
 
@@ -187,3 +235,29 @@ class FakePipeline:
                 os._exit(3)
             case "hang":
                 self._sleep(3600.0)
+
+
+def build_fake(preset: Preset, choices: Choices, environ: Mapping[str, str] = os.environ) -> FakePipeline:
+    """The preset `fake`. Its costs are the preset's, changed by $STREAMGEN_FAKE_COST: "step_s=0.01,decode_s=0".
+
+    Raises PresetError for costs that are none, and for LoRA files, which there is no model to merge into.
+    """
+    if choices.loras:
+        raise PresetError(f"{preset.name} has no model that a LoRA file could be merged into")
+    cost = replace(FakeCost(**preset.settings["cost"]), **_costs(environ.get("STREAMGEN_FAKE_COST", "")))
+    spec = replace(FAKE_SPEC, defaults=preset.defaults, light_vae=cost.light_decode_s > 0, device=f"fake {cost}")
+    return FakePipeline(spec, cost)
+
+
+def _costs(text: str) -> dict[str, float]:
+    known = [field.name for field in fields(FakeCost) if field.name.endswith("_s")]
+    costs = {}
+    for part in filter(None, text.split(",")):
+        name, _, seconds = part.partition("=")
+        try:
+            costs[name] = float(seconds)
+        except ValueError:
+            costs[name] = -1.0
+        if name not in known or not 0 <= costs[name] < 3600:
+            raise PresetError(f"STREAMGEN_FAKE_COST: {part!r} is none of NAME=SECONDS with {', '.join(known)}")
+    return costs

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from streamgen.core import Pipeline, Pixels, Row
 
 S = TypeVar("S")
+
+
+class Denoiser(Protocol[S]):
+    """The part of a pipeline that steps need."""
+
+    def denoise(self, rows: Sequence[Row[S]]) -> list[Row[S]]:
+        """As Pipeline.denoise."""
+        ...
 
 
 def sequential(pipeline: Pipeline[S], chunks: Sequence[tuple[S, Pixels]]) -> list[Pixels]:
@@ -16,11 +24,11 @@ def sequential(pipeline: Pipeline[S], chunks: Sequence[tuple[S, Pixels]]) -> lis
     return pipeline.decode(finish(pipeline, pipeline.encode(chunks)))
 
 
-def finish(pipeline: Pipeline[S], rows: Sequence[Row[S]]) -> list[Row[S]]:
+def finish(denoiser: Denoiser[S], rows: Sequence[Row[S]]) -> list[Row[S]]:
     """All `rows`, done, in their order: as one batch, which the rows that are done leave."""
     result = list(rows)
     while left := [i for i, row in enumerate(result) if not row.done]:
-        for i, row in zip(left, pipeline.denoise([result[i] for i in left]), strict=True):
+        for i, row in zip(left, denoiser.denoise([result[i] for i in left]), strict=True):
             result[i] = row
     return result
 
@@ -33,8 +41,8 @@ class StreamBatch(Generic[S]):
         steps left    1 <= a < b < c ...      strictly rising; 0 leaves at once
     """
 
-    def __init__(self, pipeline: Pipeline[S]) -> None:
-        self._pipeline = pipeline
+    def __init__(self, denoiser: Denoiser[S]) -> None:
+        self._denoiser = denoiser
         self._flights: dict[int, list[Row[S]]] = {}  # by id of the state, which its rows keep alive
 
     def advance(self, rows: Sequence[Row[S]]) -> list[Row[S]]:
@@ -75,7 +83,7 @@ class StreamBatch(Generic[S]):
     def _step(self, states: Sequence[S]) -> list[Row[S]]:
         """One denoising over all rows in flight of `states`; returns those that are done now."""
         rows = [row for state in states for row in self._flights.pop(id(state), ())]
-        stepped = self._pipeline.denoise(rows) if rows else []
+        stepped = self._denoiser.denoise(rows) if rows else []
         done = [row for row in stepped if row.done]
         for row in stepped:
             if not row.done:

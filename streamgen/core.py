@@ -249,7 +249,17 @@ class Row(Generic[S]):
 class Pipeline(Protocol[S]):
     """A model that restyles streams. Weights are shared and immutable; all state is in the S that the caller owns.
 
-    Not thread-safe. Rows of different states may be mixed in one call; those of one state come in the order of time.
+    Rows of different states may be mixed in one call; those of one state come in the order of time.
+
+    Threads: without spec.overlap all calls come from one thread. With it they come from several, and these hold:
+
+        open, update, encode, close    }
+        denoise                        }  of each line one call at a time, whichever thread it comes from;
+        decode                         }  calls of different lines may run at once
+
+    A state is in one call at a time, whatever the line, and in one batch at a time: between the encoding of its chunk
+    and the decoding that ends this batch no call for another batch has to do with it. So calls that run at once share
+    weights, and never a state; `close`, too, comes when nothing else uses the state, and beside work on others.
     """
 
     @property

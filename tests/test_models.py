@@ -211,6 +211,6 @@ def test_the_real_presets_are_in_the_list(
 ) -> None:
     monkeypatch.setenv("STREAMGEN_MODELS", str(tmp_path))
     out = run(capsys, "list")[1]
-    assert [line.split()[0] for line in out.splitlines()] == ["passthrough", "tiny", "wan-1.3b", "wan-14b"]
+    assert [line.split()[0] for line in out.splitlines()] == ["fake", "passthrough", "tiny", "wan-1.3b", "wan-14b"]
     assert "17.6 GB to download" in out
     assert files_of(pipelines.PRESETS["wan-14b"])

@@ -17,7 +17,7 @@ from pipelines.causal_wan.attention import BACKENDS, Attention
 from pipelines.causal_wan.autoencoder import CHUNK, AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.checkpoints import load_dit
 from pipelines.causal_wan.compiling import compile_hindrance
-from pipelines.causal_wan.device import choose_device, choose_dtype
+from pipelines.causal_wan.device import choose_device, choose_dtype, describe_device
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
 from pipelines.causal_wan.lora import LoRA, load_lora
@@ -48,7 +48,8 @@ def build_tiny(preset: Preset, choices: Choices) -> CausalWanPipeline:
         _fill_tiny(module, preset, name, on, dtype)
     _compile(dit, choices, on)
     models = Models(build_tiny_codec(preset, on, dtype), dit, TinyText(text))
-    return _rehearsed(CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype), choices)
+    spec = _spec(preset, on, dtype, choices)
+    return _rehearsed(CausalWanPipeline(spec, models, _rules(settings), on, dtype), choices)
 
 
 def build_tiny_codec(preset: Preset, device: torch.device, dtype: torch.dtype) -> TinyCodec:
@@ -86,7 +87,7 @@ def build_wan(preset: Preset, choices: Choices) -> CausalWanPipeline:
     )  # fmt: skip
     codec = build_codec(settings, places, on, dtype)
     models = Models(codec, dit, text, ThreadPoolExecutor(1, thread_name_prefix="prompt"))
-    pipeline = CausalWanPipeline(_spec(preset, dtype), models, _rules(settings), on, dtype)
+    pipeline = CausalWanPipeline(_spec(preset, on, dtype, choices), models, _rules(settings), on, dtype)
     for lora, strength in loras:
         pipeline.merge(lora, strength)
     return _rehearsed(pipeline, choices)
@@ -173,7 +174,7 @@ def _rules(settings: Mapping[str, Any]) -> Rules:
     )
 
 
-def _spec(preset: Preset, dtype: torch.dtype) -> PipelineSpec:
+def _spec(preset: Preset, device: torch.device, dtype: torch.dtype, choices: Choices) -> PipelineSpec:
     settings, defaults = preset.settings, preset.defaults
     return PipelineSpec(
         name=preset.name,
@@ -184,4 +185,9 @@ def _spec(preset: Preset, dtype: torch.dtype) -> PipelineSpec:
         native_fps=preset.native_fps,
         bytes_per_session=memory_of(settings, defaults, dtype.itemsize).session,
         defaults=defaults,
+        # On a CPU one stage has all cores already. On a GPU three threads would queue their work on one CUDA stream,
+        # where it runs one after the other all the same: each stage needs a CUDA stream of its own first, and it has to
+        # be measured whether that is faster.
+        overlap=False,
+        device=describe_device(device, dtype, compiled=choices.compiled),
     )

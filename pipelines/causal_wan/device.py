@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import re
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -32,6 +36,24 @@ def choose_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16
     able = torch.cpu.get_capabilities()
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def describe_device(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> str:
+    """What speed depends on, in words that stay the same from start to start: model, number format, compiled or not."""
+    if device.type == "cuda":
+        model = torch.cuda.get_device_name(device)
+    else:
+        model = f"cpu: {_cpu_model()}, {torch.get_num_threads()} threads"
+    return f"{model}, {str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'not compiled'}"
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""  # no Linux
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named.group(1).strip() if named else platform.processor() or platform.machine()
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from streamgen.engine.engine import Engine, EngineState
-from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork, Mode, StageTimes
+from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork, Mode, StageTimes, WarmupTimes
 
-__all__ = ["BatchDone", "ChunkDone", "ChunkWork", "Engine", "EngineState", "Mode", "StageTimes"]
+__all__ = ["BatchDone", "ChunkDone", "ChunkWork", "Engine", "EngineState", "Mode", "StageTimes", "WarmupTimes"]

@@ -5,19 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from streamgen.core import Pipeline, PipelineSpec
 from streamgen.engine.backoff import Backoff
 from streamgen.engine.messages import Ready, one_line
 from streamgen.engine.remote import RemoteStreams
-from streamgen.engine.work import ChunkDone, ChunkWork
+from streamgen.engine.work import BatchDone, ChunkWork, WarmupTimes
 from streamgen.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
 EngineState = Literal["starting", "ready", "restarting", "failed", "stopped"]
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A batch that somebody waits for."""
+
+    chunks: list[ChunkWork]
+    begun: bool = False
+    """It is in the worker's hands."""
 
 
 class Engine:
@@ -35,6 +45,7 @@ class Engine:
         factory: Callable[[], Pipeline[Any]],
         *,
         slots: int = 8,
+        depth: int = 2,
         job_timeout_s: float = 20.0,
         start_timeout_s: float = 300.0,
         on_restart: Callable[[str], None] | None = None,
@@ -42,12 +53,16 @@ class Engine:
     ) -> None:
         """`factory` builds the pipeline in the worker and must be picklable; `slots` is the most chunks in one batch.
 
+        `depth` is how many batches are on their way to the worker and back at once: with 2 the frames of one are copied
+        while another is computed; a pipeline whose stages overlap has work for 3. `job_timeout_s` is how long one may
+        take from when the worker can begin it, which is its submission, or the end of the batch before it.
         `on_restart(reason)` is called in the event loop when a worker was lost and a fresh one is ready. `backoff_s` is
         the first and the longest wait before a worker is started again.
         """
         self.on_restart = on_restart
         self._factory = factory
         self._slots = slots
+        self._depth = depth
         self._job_timeout_s = job_timeout_s
         self._start_timeout_s = start_timeout_s
         self._backoff = Backoff(*backoff_s)
@@ -57,8 +72,10 @@ class Engine:
         self._ready: Ready | None = None
         self._streams: RemoteStreams | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._one_at_a_time = asyncio.Lock()
-        self._jobs: set[asyncio.Task[list[ChunkDone]]] = set()
+        self._turns = asyncio.Semaphore(depth)
+        self._jobs: set[asyncio.Task[BatchDone]] = set()
+        self._busy: dict[str, _Call] = {}
+        """The call that each session has a chunk in."""
 
     @property
     def state(self) -> EngineState:
@@ -73,9 +90,11 @@ class Engine:
         return self._built.spec
 
     @property
-    def warmup_ms(self) -> Mapping[str, float]:
-        """Times of one chunk in the steady state, at default size and steps: "encode", "denoise", "decode"."""
-        return self._built.warmup_ms
+    def warmup(self) -> tuple[WarmupTimes, ...]:
+        """What chunks take at default size and steps: one in the steady state; a stream's first one, where that has
+        another number of frames; two of two streams in one batch, where `slots` are two or more.
+        """
+        return self._built.warmup
 
     @property
     def pid(self) -> int | None:
@@ -106,8 +125,11 @@ class Engine:
                 raise EngineError(self._failure or "the engine was stopped")
             await self._changed.wait()
 
-    async def run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
-        """One batch, at most one chunk of a session and `slots` in all. One is in flight, further calls wait for it.
+    async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
+        """One batch of at most `slots` chunks. `depth` of them are on their way at once, further calls wait their turn.
+
+        A session has at most one chunk in all calls that have not returned, those that wait included; what it has in
+        the stream batch is not counted. `forget` frees it.
 
         What is wrong with one chunk is in its ChunkDone. Raises WorkerDiedError where the worker was lost on the way,
         EngineError where none is ready, ValueError for a batch that is none. A cancelled call's batch still runs.
@@ -115,15 +137,24 @@ class Engine:
         sessions = {chunk.session for chunk in chunks}
         if len(sessions) != len(chunks) or len(chunks) > self._slots:
             raise ValueError(f"{len(chunks)} chunks of {len(sessions)} sessions in a batch for {self._slots}")
+        if busy := sessions & self._busy.keys():
+            raise ValueError(f"{len(busy)} of {len(sessions)} sessions of a batch have a chunk on its way already")
         if not chunks:
-            return []
-        job = asyncio.create_task(self._run(chunks), name="engine-job")
+            return BatchDone([], None)
+        call = _Call(list(chunks))
+        self._busy.update(dict.fromkeys(sessions, call))
+        job = asyncio.create_task(self._run(call), name="engine-job")
         self._jobs.add(job)
         job.add_done_callback(self._job_done)
         return await asyncio.shield(job)
 
     def forget(self, session: str) -> None:
-        """Closes the session's stream state after what runs now; its next chunk opens a fresh one. Never fails."""
+        """Closes the session's stream state; its next chunk opens a fresh one. A chunk that waits is not run any more,
+        and one that runs gets no answer, or one that is of no use. Never fails.
+        """
+        call = self._busy.pop(session, None)
+        if call is not None and not call.begun:
+            call.chunks = [chunk for chunk in call.chunks if chunk.session != session]
         if self._streams is not None:
             self._streams.close(session)
 
@@ -137,13 +168,17 @@ class Engine:
             await asyncio.wait({self._supervisor})
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
-    async def _run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
-        async with self._one_at_a_time:
-            if self._streams is None or self.state != "ready":
-                raise EngineError(f"the engine is {self.state}")
-            return await self._streams.run(chunks, self._job_timeout_s)
+    async def _run(self, call: _Call) -> BatchDone:
+        try:
+            async with self._turns:
+                if self._streams is None or self.state != "ready":
+                    raise EngineError(f"the engine is {self.state}")
+                call.begun = True
+                return await self._streams.run(call.chunks, self._job_timeout_s)
+        finally:
+            self._busy = {session: other for session, other in self._busy.items() if other is not call}
 
-    def _job_done(self, job: asyncio.Task[list[ChunkDone]]) -> None:
+    def _job_done(self, job: asyncio.Task[BatchDone]) -> None:
         self._jobs.discard(job)
         if not job.cancelled():
             job.exception()  # of a cancelled caller: nobody else asks for it
@@ -193,7 +228,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - pickle raises what it likes
             raise EngineError(f"the pipeline's factory cannot be sent to a worker: {one_line(error)}") from None
         try:
-            return await RemoteStreams.open(factory, self._slots, self._start_timeout_s)
+            return await RemoteStreams.open(factory, self._slots, self._depth, self._start_timeout_s)
         except (OSError, RuntimeError) as error:  # out of files, memory or threads
             raise EngineError(f"the worker cannot be started: {one_line(error)}") from None
 

@@ -1,11 +1,12 @@
 """What crosses the border between service and worker: small typed messages. Frames go beside them, in shared memory.
 
 service                                worker
-   |  <- Ready or Failed(None)            |     once, when the pipeline is built and warm
+   |  <- Ready                            |     once, when the pipeline is built and warm
    |  Attach ->                           |     once
-   |  Run ->       <- Done or Failed(job) |     one job at a time
+   |  Run ->                      <- Done |     several jobs at a time; answers in the order of the jobs
    |  Close ->                            |     any time, no answer
    |  Stop ->                             |     ends the worker, as the end of the pipe does
+   |  <- Failed                           |     any time: the worker ends
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamgen.core import Params, PipelineSpec
-from streamgen.engine.work import Mode
+from streamgen.engine.work import Mode, StageTimes, WarmupTimes
 from streamgen.errors import EngineError, StreamgenError
 
 
@@ -28,7 +29,7 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """ChunkWork whose frames, (frames, params.height, params.width, 3), lie in slot `slot`."""
+    """ChunkWork whose frames, (frames, params.height, params.width, 3), lie in slot `slot`. One that flushes has 0."""
 
     session: str
     params: Params
@@ -50,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The session's stream state is not needed any more."""
+    """The session's stream state is not needed any more, nor are its chunks in jobs that have not begun."""
 
     session: str
 
@@ -65,8 +66,7 @@ class Ready:
     """The pipeline is built and warm."""
 
     spec: PipelineSpec
-    warmup_ms: Mapping[str, float]
-    """Of one chunk in the steady state at default size and steps: "encode", "denoise", "decode"."""
+    warmup: tuple[WarmupTimes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,6 @@ class Result:
     tag: int
     slot: int | None
     shape: tuple[int, ...]
-    timings_ms: Mapping[str, float]
     info: Mapping[str, float]
     error: tuple[str, str] | None
     state_lost: bool
@@ -85,18 +84,19 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The job's answers; `traces` are the tracebacks behind unexpected ones, for the log."""
+    """The job's answers; `traces` are the tracebacks of what was unexpected since the last answer, for the log."""
 
     job: int
     results: tuple[Result, ...]
+    times: StageTimes | None
+    """As BatchDone has them, with the worker's part of the transfer."""
     traces: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job failed as a whole; without a job the worker did, and ends."""
+    """The worker failed, and ends."""
 
-    job: int | None
     code: str
     message: str
     trace: str

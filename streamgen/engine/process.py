@@ -30,7 +30,8 @@ class WorkerProcess:
     belongs in another thread than the event loop's; the rest is for the event loop.
     """
 
-    def __init__(self, factory: bytes, memory: FrameMemory) -> None:
+    def __init__(self, factory: bytes, memory: FrameMemory, batch: int) -> None:
+        """`factory` and `batch` as worker.main takes them."""
         context = multiprocessing.get_context("spawn")
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.pid: int | None = None
@@ -40,7 +41,7 @@ class WorkerProcess:
         self._connection, self._workers_end = context.Pipe()
         # daemon: multiprocessing ends it where the interpreter exits without stop().
         self._process = context.Process(
-            target=main, args=(self._workers_end, factory, memory), name="streamgen-worker", daemon=True
+            target=main, args=(self._workers_end, factory, memory, batch), name="streamgen-worker", daemon=True
         )
         self._sending = threading.Lock()
         self._lock = threading.Lock()
@@ -106,7 +107,7 @@ class WorkerProcess:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 message: FromWorker = self._connection.recv()
-                if isinstance(message, Failed) and message.job is None:
+                if isinstance(message, Failed):
                     last_words = message.message
                     logger.debug("worker failed:\n%s", message.trace)
                 else:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from streamgen.core import MAX_STEPS
 from streamgen.engine.frames import FrameMemory, FramePool, slot_bytes
-from streamgen.engine.messages import Attach, Chunk, Close, Done, Failed, FromWorker, Ready, Result, Run, Stop, ToWorker
+from streamgen.engine.messages import Attach, Chunk, Close, Done, FromWorker, Ready, Result, Run, Stop, ToWorker
 from streamgen.engine.process import WorkerProcess
-from streamgen.engine.work import ChunkDone, ChunkWork
+from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork
 from streamgen.errors import EngineError, ParamsError, StreamgenError, WorkerDiedError
 
 logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 STOP_S = 3.0
 """How long a worker may take to finish what runs when it is asked to stop."""
@@ -32,15 +33,31 @@ class ChunkError(EngineError):
     code = "bad_chunk"
 
 
+class Process(Protocol):
+    """What is needed of WorkerProcess, where everything is documented."""
+
+    ended: asyncio.Future[str]
+    pid: int | None
+
+    def send(self, message: ToWorker) -> None: ...
+
+    async def receive(self) -> FromWorker: ...
+
+    def kill(self, reason: str) -> None: ...
+
+
 class RemoteStreams:
-    """One life of the worker once it is ready: all that belongs to it (memory, slots, threads) ends with it."""
+    """One life of the worker once it is ready: all that belongs to it (memory, slots, threads) ends with it.
+
+    Several batches may be on their way; the worker begins and answers them in their order.
+    """
 
     @classmethod
-    async def open(cls, factory: bytes, slots: int, timeout_s: float) -> RemoteStreams:
+    async def open(cls, factory: bytes, slots: int, depth: int, timeout_s: float) -> RemoteStreams:
         """Starts a worker and waits until it is ready. Raises EngineError that says why it is not."""
         memory = FrameMemory()
         try:
-            process = WorkerProcess(factory, memory)
+            process = WorkerProcess(factory, memory, slots)
         except BaseException:
             memory.close()
             raise
@@ -48,7 +65,7 @@ class RemoteStreams:
             async with asyncio.timeout(timeout_s):
                 ready = await process.receive()
             assert isinstance(ready, Ready), f"the worker began with {type(ready).__name__}"
-            return cls(process, memory, ready, slots)
+            return cls(process, memory, ready, slots, depth)
         except BaseException as error:
             process.kill("the worker was not wanted any more")
             try:
@@ -59,40 +76,54 @@ class RemoteStreams:
                 raise EngineError(f"the worker was not ready within {timeout_s:g} s") from None
             raise
 
-    def __init__(self, process: WorkerProcess, memory: FrameMemory, ready: Ready, slots: int) -> None:
-        """`slots` is the most chunks in one batch."""
+    def __init__(
+        self,
+        process: Process,
+        memory: FrameMemory,
+        ready: Ready,
+        slots: int,
+        depth: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`slots` is the most chunks in one batch, `depth` the most batches on their way."""
         self.ready = ready
         self.ended = process.ended
         """Gets the reason when the worker is gone."""
+        self.jobs_done = 0
         self._process = process
         self._memory = memory
+        self._clock = clock
         frames = max(ready.spec.frames_wanted(True), ready.spec.frames_wanted(False))
-        self._attach = Attach(slot_bytes(ready.spec.max_pixels, frames), slots * MAX_STEPS)
+        self._attach = Attach(slot_bytes(ready.spec.max_pixels, frames), slots * MAX_STEPS * depth)
         self._pool = FramePool(self._attach.slots)
-        self.jobs_done = 0
-        # Everything that blocks: copying frames, and sending to a worker that does not read.
+        self._numbers = itertools.count()
+        self._awaited: dict[int, asyncio.Future[Future[BatchDone] | None]] = {}
+        """Of each job on its way, oldest first: gets the copying of its answer, or None where there will be none."""
+        # Everything that blocks: copying frames, and sending to a worker that does not read. Never waits for an answer,
+        # so that the frames of one batch are copied while another is computed.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._memory.resize(self._attach.slot_bytes, self._attach.slots)
         self._send_soon(self._attach)
+        self._listening = asyncio.create_task(self._listen(), name="engine-answers")
 
     @property
     def pid(self) -> int | None:
         """Process id of the worker."""
         return self._process.pid
 
-    async def run(self, chunks: Sequence[ChunkWork], timeout_s: float) -> list[ChunkDone]:
-        """As Streams.run; one call at a time. Raises WorkerDiedError, also where there is no answer in time."""
+    async def run(self, chunks: Sequence[ChunkWork], timeout_s: float) -> BatchDone:
+        """As Streams.run; at most `depth` calls at a time. `timeout_s` counts from when the worker can begin.
+
+        Raises WorkerDiedError, also where there is no answer in time.
+        """
         refused = [_refusal(chunk, error) for chunk in chunks if (error := self._fault(chunk)) is not None]
         accepted = [chunk for chunk in chunks if self._fault(chunk) is None]
         if not accepted:
-            return refused
-        job = self.jobs_done
+            return BatchDone(refused, None)
+        job = next(self._numbers)
         slots = self._pool.take(job, len(accepted) * MAX_STEPS)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._in_thread(self._submit, job, accepted, slots)
-                answer = await self._process.receive()
-                done = await self._in_thread(self._collect, job, answer)
+            done = await self._run(job, accepted, slots, timeout_s)
         except TimeoutError:
             reason = f"the worker did not answer within {timeout_s:g} s"
             self._process.kill(reason)
@@ -102,8 +133,9 @@ class RemoteStreams:
             raise WorkerDiedError(await asyncio.shield(self.ended)) from None
         finally:
             self._pool.give_back(job)
+            _settle(self._awaited.pop(job), None)
         self.jobs_done += 1
-        return refused + done
+        return BatchDone(refused + done.chunks, None if refused else done.times)
 
     def close(self, session: str) -> None:
         """As Streams.close, after what was sent before. Never fails or waits."""
@@ -121,13 +153,42 @@ class RemoteStreams:
             self._process.kill("the worker did not stop when it was asked to")
             await asyncio.shield(self.ended)
         finally:
-            closed = self._thread.submit(self._memory.close)  # after what it may still copy
+            await asyncio.wait({self._listening})  # the copying of every answer has been asked for
+            closed = self._thread.submit(self._memory.close)  # after that
             self._thread.shutdown(wait=False)
         await asyncio.wrap_future(closed)
+
+    async def _run(self, job: int, chunks: Sequence[ChunkWork], slots: tuple[int, ...], timeout_s: float) -> BatchDone:
+        before = next(reversed(self._awaited.values()), None)
+        answered: asyncio.Future[Future[BatchDone] | None] = asyncio.get_running_loop().create_future()
+        self._awaited[job] = answered
+        submitted = self._thread.submit(self._submit, job, chunks, slots)
+        if before is not None:
+            await asyncio.wait({before})
+        async with asyncio.timeout(timeout_s):
+            copying_s = await asyncio.wrap_future(submitted)
+            collecting = await asyncio.shield(answered)
+            if collecting is None:
+                raise WorkerDiedError("there is no answer")
+            done = await asyncio.wrap_future(collecting)
+        return replace(done, times=done.times and replace(done.times, transfer=done.times.transfer + copying_s))
+
+    async def _listen(self) -> None:
+        """Hands answers to those who wait for them, until there will be no more."""
+        with contextlib.suppress(WorkerDiedError):
+            while True:
+                answer = await self._process.receive()
+                assert isinstance(answer, Done), f"{type(answer).__name__} instead of an answer"
+                if (answered := self._awaited.get(answer.job)) is not None:
+                    _settle(answered, self._thread.submit(self._collect, answer))
+        for answered in self._awaited.values():
+            _settle(answered, None)
 
     def _fault(self, chunk: ChunkWork) -> StreamgenError | None:
         """What is wrong with a chunk that cannot even be put into a slot."""
         spec, params = self.ready.spec, chunk.params
+        if chunk.flushes:
+            return None
         try:
             spec.check(params)
         except ParamsError as error:
@@ -139,7 +200,9 @@ class RemoteStreams:
                 return ChunkError(f"a frame is {frame.dtype} {frame.shape}, not uint8 {params.height, params.width, 3}")
         return None
 
-    def _submit(self, job: int, chunks: Sequence[ChunkWork], slots: tuple[int, ...]) -> None:
+    def _submit(self, job: int, chunks: Sequence[ChunkWork], slots: tuple[int, ...]) -> float:
+        """Sends the job; returns the time that its frames took (s)."""
+        began = self._clock()
         messages = []
         for chunk, slot in zip(chunks, slots, strict=False):
             params, frames = chunk.params, len(chunk.pixels)
@@ -147,29 +210,30 @@ class RemoteStreams:
             for target, frame in zip(view, chunk.pixels, strict=True):
                 target[:] = frame
             messages.append(Chunk(chunk.session, params, chunk.first, slot, frames, chunk.mode, chunk.tag))
+        copying_s = self._clock() - began
         self._process.send(Run(job, tuple(messages), slots))
+        return copying_s
 
-    def _collect(self, job: int, answer: FromWorker) -> list[ChunkDone]:
-        if isinstance(answer, Failed):
-            logger.warning("a batch failed: %s", answer.message)
-            logger.debug("in the worker:\n%s", answer.trace)
-            raise EngineError(answer.message)
-        assert isinstance(answer, Done), f"{type(answer).__name__} instead of an answer"
-        assert answer.job == job, f"an answer to job {answer.job} instead of {job}"
+    def _collect(self, answer: Done) -> BatchDone:
         for trace in answer.traces:
             logger.debug("in the worker:\n%s", trace)
-        return [self._done(result) for result in answer.results]
+        began = self._clock()
+        chunks = [self._done(result) for result in answer.results]
+        times = answer.times and replace(answer.times, transfer=answer.times.transfer + self._clock() - began)
+        return BatchDone(chunks, times)
 
     def _done(self, r: Result) -> ChunkDone:
         pixels = None if r.slot is None else self._memory.view(r.slot, r.shape).copy()
-        return ChunkDone(r.session, r.tag, pixels, r.timings_ms, r.info, r.error, r.state_lost)
+        return ChunkDone(r.session, r.tag, pixels, r.info, r.error, r.state_lost)
 
     def _send_soon(self, message: ToWorker) -> None:
         self._thread.submit(self._process.send, message)  # where it fails, `ended` says why
 
-    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.wrap_future(self._thread.submit(call, *args, **kwargs))
+
+def _settle(answered: asyncio.Future[Future[BatchDone] | None], collecting: Future[BatchDone] | None) -> None:
+    if not answered.done():
+        answered.set_result(collecting)
 
 
 def _refusal(chunk: ChunkWork, error: StreamgenError) -> ChunkDone:
-    return ChunkDone(chunk.session, chunk.tag, None, {}, {}, (error.code, error.message), state_lost=chunk.first)
+    return ChunkDone(chunk.session, chunk.tag, None, {}, (error.code, error.message), state_lost=chunk.first)

@@ -1,26 +1,25 @@
-"""The stream states of all sessions, and how a batch of their chunks goes through the pipeline."""
+"""The stream states of all sessions, and whose chunk is on its way through the stages."""
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from pipelines.streaming import StreamBatch, finish
-from streamgen.core import STAMP_ROWS, Params, Pipeline, Pixels, Row
+from streamgen.core import STAMP_ROWS, Params, Pipeline, Pixels
+from streamgen.engine.batch import Batch, InFlight, Item, Stream
 from streamgen.engine.messages import told
-from streamgen.engine.work import ChunkDone, ChunkWork
+from streamgen.engine.stages import Stages
+from streamgen.engine.warmup import Warmup
+from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork, WarmupTimes
 from streamgen.errors import EngineError, StreamgenError
 
 S = TypeVar("S")
-
-WARMUP_CHUNKS = 3
-"""The first is a stream's first, the second may still compile, the last is measured."""
 
 
 class StateLostError(EngineError):
@@ -29,35 +28,24 @@ class StateLostError(EngineError):
     code = "state_lost"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _InFlight:
-    """What has to be known of a chunk when it comes out of the stream batch."""
-
-    tag: int
-    strip: Pixels | None
-    """Top rows of its input frames, where they are to be stamped: (T, STAMP_ROWS, W, 3)."""
-
-
-@dataclass(slots=True, eq=False)
-class _Stream(Generic[S]):
-    state: S
-    params: Params
-    flight: deque[_InFlight] = field(default_factory=deque)
-    """Oldest first; one for each row that the state has in the stream batch."""
-
-
 class Streams(Generic[S]):
     """Holds one stream state per session, opens and closes them, and keeps one session's faults from the others.
 
-    A batch runs as one. Where a stage of it raises, all its states are suspect: each chunk is run again, alone and on a
-    fresh state. A session that fails alone gets the error, and runs alone for as long as it keeps these parameters.
+    A batch goes through `encode`, `denoise` and `decode`. Each of these may have a thread of its own, with one batch in
+    it, as long as no session has chunks in two batches; `close` belongs to the thread of `encode`.
+
+    Where a stage raises, all states of its batch are suspect: each chunk is run again, alone and on a fresh state. A
+    session that fails alone gets the error, and runs alone for as long as it keeps these parameters.
     """
 
     def __init__(self, pipeline: Pipeline[S], clock: Callable[[], float] = time.perf_counter) -> None:
-        self._pipeline = pipeline
+        self._stages = Stages(pipeline, clock)
+        self._spec = pipeline.spec
         self._clock = clock
-        self._streams: dict[str, _Stream[S]] = {}
-        self._batch = StreamBatch(pipeline)
+        self._lock = threading.Lock()
+        """For what follows; never held while the pipeline works."""
+        self._streams: dict[str, Stream[S]] = {}
+        self._under_way: dict[str, Item[S]] = {}
         self._alone: dict[str, Params] = {}
         self._traces: list[str] = []
 
@@ -66,140 +54,219 @@ class Streams(Generic[S]):
         """Sessions that have a state."""
         return list(self._streams)
 
-    def warm_up(self) -> Mapping[str, float]:
-        """Runs some chunks of the default size; returns the times of the last (ms). Raises what the pipeline raises."""
-        spec = self._pipeline.spec
-        stream = _Stream(self._pipeline.open(spec.defaults), spec.defaults)
-        timings: Mapping[str, float] = {}
-        try:
-            for i in range(WARMUP_CHUNKS):
-                shape = (spec.frames_wanted(i == 0), spec.defaults.height, spec.defaults.width, 3)
-                work = ChunkWork("", spec.defaults, first=i == 0, pixels=tuple(np.full(shape, 127, np.uint8)))
-                timings = self._attempt([(stream, work)])[0].timings_ms
-        finally:
-            self._pipeline.close(stream.state)
-        return timings
+    def warm_up(self, batch: int) -> tuple[WarmupTimes, ...]:
+        """As Warmup.measure."""
+        return Warmup(self._stages).measure(batch)
 
-    def run(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
-        """Answers of the chunks that finished or failed, each session's in the order of time. At most one a session.
+    def check(self) -> None:
+        """As Warmup.check."""
+        Warmup(self._stages).check()
 
-        Frames of `chunks` are copied. What the pipeline raises becomes an answer.
+    def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
+        """All stages, one after the other, for at most one chunk of each session; as `encode` and `decode`."""
+        batch = self.encode(lambda: chunks)
+        self.denoise(batch)
+        return self.decode(batch)
+
+    def encode(self, begin: Callable[[], Sequence[ChunkWork]]) -> Batch[S]:
+        """Calls `begin` for the chunks, in the moment in which work on them begins, and takes them to their rows.
+
+        Frames are copied, but looked at again in `decode` where something failed.
         """
-        self._traces.clear()
-        alone = [chunk for chunk in chunks if self._alone.get(chunk.session) == chunk.params]
-        batches = [[chunk for chunk in chunks if chunk not in alone], *([chunk] for chunk in alone)]
-        answers = [answer for batch in batches for answer in self._run_batch(batch)]
-        return [replace(a, state_lost=a.error is not None and a.session not in self._streams) for a in answers]
+        with self._stages.encoding:  # so that a chunk can be taken back for as long as another batch is encoded
+            batch = Batch([Item[S](chunk) for chunk in begin()])
+            with self._lock:
+                for item in batch.items:
+                    session = item.chunk.session
+                    assert session not in self._under_way, f"two chunks of session {session} at once"
+                    self._under_way[session] = item
+                    own = self._alone.get(session) == item.chunk.params
+                    (batch.alone if own else batch.together).append(item)
+            self._attempt(self._encode, batch)
+        return batch
 
-    @property
-    def traces(self) -> tuple[str, ...]:
-        """Tracebacks of the unexpected exceptions of the last run."""
-        return tuple(self._traces)
+    def denoise(self, batch: Batch[S]) -> None:
+        """Takes the rows on, and out of the stream batch those that are done."""
+        self._attempt(self._denoise, batch)
+
+    def decode(self, batch: Batch[S]) -> BatchDone:
+        """Answers of the chunks that finished or failed, each session's in the order of time.
+
+        What the pipeline raises, here and in the stages before, becomes an answer.
+        """
+        self._attempt(self._decode, batch)
+        for item in batch.alone:
+            if not item.forgotten:
+                own = Batch([item], [item])
+                for stage in (self._encode, self._denoise, self._decode):
+                    self._attempt(stage, own)
+                batch.answers += own.answers
+        return self._finish(batch)
 
     def close(self, session: str) -> None:
-        """Closes the session's state, if it has one; its chunks in flight get no answer."""
-        self._alone.pop(session, None)
-        self._drop(session)
+        """Closes the session's state, if it has one, now or when the batch that uses it is done; its chunks in flight
+        get no answer. The session's next chunk opens a fresh state at any rate.
+        """
+        with self._lock:
+            self._alone.pop(session, None)
+            stream = self._streams.pop(session, None)
+            item = self._under_way.pop(session, None)
+            if item is not None:
+                item.forgotten = True
+                if item.stream is stream:
+                    return  # _finish closes it
+        if stream is not None:
+            self._shut(stream)
 
-    def _run_batch(self, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
-        answers: list[ChunkDone] = []
-        admitted = []
-        for chunk in chunks:
-            try:
-                admitted.append((self._admit(chunk, answers), chunk))
-            except StreamgenError as error:
-                answers.append(_refusal(chunk, error))
-            except Exception as error:  # noqa: BLE001 - a model may raise anything; it becomes the session's answer
-                answers += self._failed(chunk, error)
-        if not admitted:
-            return answers
+    def traces(self) -> tuple[str, ...]:
+        """Tracebacks of the unexpected exceptions since this was asked last."""
+        with self._lock:
+            traces, self._traces = tuple(self._traces), []
+        return traces
+
+    def _attempt(self, stage: Callable[[Batch[S]], None], batch: Batch[S]) -> None:
         try:
-            return answers + self._attempt(admitted)
-        except Exception as error:  # noqa: BLE001 - as above
-            if len(admitted) == 1:
-                chunk = admitted[0][1]
-                self._alone[chunk.session] = chunk.params
-                return answers + self._failed(chunk, error)
-        for _, chunk in admitted:
-            answers += self._drop(chunk.session)
-        return answers + [answer for _, chunk in admitted for answer in self._run_batch([chunk])]
+            stage(batch)
+        except Exception as error:  # noqa: BLE001 - a model may raise anything; it becomes the session's answer
+            self._break_up(batch, error)
 
-    def _admit(self, chunk: ChunkWork, answers: list[ChunkDone]) -> _Stream[S]:
-        """The chunk's stream, opened or updated to its parameters. Adds answers of chunks that this drops."""
-        params, stream = chunk.params, self._streams.get(chunk.session)
+    def _break_up(self, batch: Batch[S], error: Exception) -> None:
+        """The chunk that is alone in its batch gets the error; else each is to be run again, alone."""
+        suspects, batch.together, batch.rows = batch.together, [], []
+        if len(suspects) == 1:
+            (item,) = suspects
+            with self._lock:
+                if not item.forgotten:
+                    self._alone[item.chunk.session] = item.chunk.params
+            batch.answers += self._failed(item, error)
+            return
+        for item in suspects:
+            batch.answers += self._drop(item)
+        batch.alone = suspects + batch.alone
+
+    def _encode(self, batch: Batch[S]) -> None:
+        batch.together = [item for item in batch.together if self._admitted(item, batch.answers)]
+        arriving = [item for item in batch.together if not item.chunk.flushes]
+        began = self._clock()
+        frames = [np.stack(list(item.chunk.pixels)) for item in arriving]
+        for item, pixels in zip(arriving, frames, strict=True):
+            item.strip = pixels[:, :STAMP_ROWS].copy() if item.chunk.params.stamp else None
+        batch.watch.transfer += self._clock() - began
+        rows = self._stages.encode(
+            [(item.admitted.state, pixels) for item, pixels in zip(arriving, frames, strict=True)], batch.watch
+        )
+        for item, row in zip(arriving, rows, strict=True):
+            item.row = row
+
+    def _admitted(self, item: Item[S], answers: list[ChunkDone]) -> bool:
+        """Whether the chunk goes on to be encoded; else it has its answer, if it gets one."""
+        try:
+            return self._admit(item, answers)
+        except StreamgenError as error:
+            answers += _refusals(item.chunk, error)
+        except Exception as error:  # noqa: BLE001 - as in _attempt
+            answers += self._failed(item, error)
+        return False
+
+    def _admit(self, item: Item[S], answers: list[ChunkDone]) -> bool:
+        """Gives the item its stream, opened or updated to its parameters. Adds answers of chunks that this drops."""
+        chunk, params = item.chunk, item.chunk.params
+        with self._lock:
+            stream = item.stream = None if item.forgotten else self._streams.get(chunk.session)
+        if chunk.flushes:
+            return stream is not None and bool(stream.flight)
         if stream is not None and (chunk.first or _size(params) != _size(stream.params)):
-            answers += self._drop(chunk.session)
+            answers += self._drop(item)
             stream = None
         if stream is None:
-            if len(chunk.pixels) > self._pipeline.spec.frames_wanted(first=True):
+            if len(chunk.pixels) > self._spec.frames_wanted(first=True):
                 raise StateLostError("the stream's state is gone; a first chunk must come next")
-            stream = self._streams[chunk.session] = _Stream(self._pipeline.open(params), params)
+            self._adopt(item, Stream(self._stages.open(params), params))
         elif params != stream.params:
-            self._pipeline.update(stream.state, params)
+            self._stages.update(stream.state, params)
             stream.params = params
-        return stream
+        return True
 
-    def _attempt(self, chunks: Sequence[tuple[_Stream[S], ChunkWork]]) -> list[ChunkDone]:
-        """All stages for all chunks. Raises what the pipeline raises: the states are suspect then."""
-        frames = [np.stack(list(chunk.pixels)) for _, chunk in chunks]
-        began = self._clock()
-        rows = self._pipeline.encode([(stream.state, f) for (stream, _), f in zip(chunks, frames, strict=True)])
-        encoded = self._clock()
-        rows = self._denoise(
-            [(row, chunk.mode == "stream_batch") for row, (_, chunk) in zip(rows, chunks, strict=True)]
+    def _adopt(self, item: Item[S], stream: Stream[S]) -> None:
+        with self._lock:
+            item.stream = stream
+            if not item.forgotten:
+                self._streams[item.chunk.session] = stream
+
+    def _denoise(self, batch: Batch[S]) -> None:
+        wanted = [item for item in batch.together if not item.forgotten]
+        rows = [(item.row, item.chunk.mode == "stream_batch") for item in wanted if item.row is not None]
+        batch.rows = self._stages.denoise(
+            [item.admitted.state for item in wanted if item.chunk.flushes],
+            [row for row, batched in rows if not batched],
+            [row for row, batched in rows if batched],
+            batch.watch,
         )
-        denoised = self._clock()
-        pictures = self._decode(rows)
-        stages = {"encode": encoded - began, "denoise": denoised - encoded, "decode": self._clock() - denoised}
-        timings = {stage: seconds * 1000 for stage, seconds in stages.items()}
-        for (stream, chunk), pixels in zip(chunks, frames, strict=True):
-            stream.flight.append(_InFlight(chunk.tag, pixels[:, :STAMP_ROWS].copy() if chunk.params.stamp else None))
-        owners = {id(stream.state): (stream, chunk.session) for stream, chunk in chunks}
-        answers = []
+
+    def _decode(self, batch: Batch[S]) -> None:
+        owners = {id(item.admitted.state): item for item in batch.together}
+        wanted = [row for row in batch.rows if not owners[id(row.state)].forgotten]
+        pictures = self._stages.decode(wanted, batch.watch)
+        for item in batch.together:
+            if item.row is not None:
+                item.admitted.flight.append(InFlight(item.chunk.tag, item.strip))
         for row, picture in pictures:
-            stream, session = owners[id(row.state)]
-            chunk_out = stream.flight.popleft()
-            pixels = _stamped(picture, chunk_out.strip)
-            answers.append(ChunkDone(session, chunk_out.tag, pixels, timings, {"noise": row.sigma}))
-        return answers
+            item = owners[id(row.state)]
+            chunk = item.admitted.flight.popleft()
+            pixels = _stamped(picture, chunk.strip)
+            batch.answers.append(ChunkDone(item.chunk.session, chunk.tag, pixels, {"noise": row.sigma}))
 
-    def _denoise(self, rows: Sequence[tuple[Row[S], bool]]) -> list[Row[S]]:
-        """Rows that are done: all those with False, and what leaves the stream batch when those with True come in."""
-        direct = [row for row, batched in rows if not batched]
-        earlier = self._batch.drain([row.state for row in direct])
-        return earlier + finish(self._pipeline, direct) + self._batch.advance([row for row, batched in rows if batched])
+    def _finish(self, batch: Batch[S]) -> BatchDone:
+        """The batch's answers, once its streams are free for other batches."""
+        sound = not batch.alone and not any(answer.error for answer in batch.answers)
+        with self._lock:
+            for item in batch.items:
+                if self._under_way.get(item.chunk.session) is item:
+                    del self._under_way[item.chunk.session]
+            forgotten = {item.chunk.session: item.stream for item in batch.items if item.forgotten}
+            answers = [
+                replace(answer, state_lost=answer.error is not None and answer.session not in self._streams)
+                for answer in batch.answers
+                if answer.session not in forgotten
+            ]
+        for stream in forgotten.values():
+            if stream is not None:
+                self._shut(stream)
+        return BatchDone(answers, batch.watch.times if sound else None)
 
-    def _decode(self, rows: Sequence[Row[S]]) -> list[tuple[Row[S], Pixels]]:
-        """Rows with their pictures. Of a state with several rows, one a call: its decoder goes from one to the next."""
-        earlier = Counter[int]()
-        calls: dict[int, list[Row[S]]] = {}
-        for row in rows:
-            calls.setdefault(earlier[id(row.state)], []).append(row)
-            earlier[id(row.state)] += 1
-        return [pair for call in calls.values() for pair in zip(call, self._pipeline.decode(call), strict=True)]
-
-    def _failed(self, chunk: ChunkWork, error: Exception) -> list[ChunkDone]:
+    def _failed(self, item: Item[S], error: Exception) -> list[ChunkDone]:
         """Closes the chunk's stream; answers for what it had in flight, and for the chunk."""
         if not isinstance(error, StreamgenError):
-            self._traces.append("".join(traceback.format_exception(error)))
-        return [*self._drop(chunk.session), _refusal(chunk, error)]
+            self._trace(error)
+        return [*self._drop(item), *_refusals(item.chunk, error)]
 
-    def _drop(self, session: str) -> list[ChunkDone]:
-        """Closes the session's state, if it has one; answers for what it had in flight."""
-        stream = self._streams.pop(session, None)
+    def _drop(self, item: Item[S]) -> list[ChunkDone]:
+        """Takes its stream, if it has one, from item and session, and closes it; answers for what it had in flight."""
+        session = item.chunk.session
+        with self._lock:
+            stream, item.stream = item.stream, None
+            if stream is not None and self._streams.get(session) is stream:
+                del self._streams[session]
         if stream is None:
             return []
-        self._batch.discard(stream.state)
-        try:
-            self._pipeline.close(stream.state)
-        except Exception as error:  # noqa: BLE001 - a broken state must not keep its session, or others, from going on
-            self._traces.append("".join(traceback.format_exception(error)))
+        self._shut(stream)
         lost = StateLostError("the stream's state was closed before this chunk was finished")
-        return [ChunkDone(session, chunk.tag, None, {}, {}, (lost.code, lost.message)) for chunk in stream.flight]
+        return [ChunkDone(session, chunk.tag, None, {}, (lost.code, lost.message)) for chunk in stream.flight]
+
+    def _shut(self, stream: Stream[S]) -> None:
+        try:
+            self._stages.close(stream.state)
+        except Exception as error:  # noqa: BLE001 - a broken state must not keep its session, or others, from going on
+            self._trace(error)
+
+    def _trace(self, error: Exception) -> None:
+        with self._lock:
+            self._traces.append("".join(traceback.format_exception(error)))
 
 
-def _refusal(chunk: ChunkWork, error: Exception) -> ChunkDone:
-    return ChunkDone(chunk.session, chunk.tag, None, {}, {}, told(error))
+def _refusals(chunk: ChunkWork, error: Exception) -> list[ChunkDone]:
+    """The answer to a chunk that failed, if it gets one at all."""
+    return [] if chunk.flushes else [ChunkDone(chunk.session, chunk.tag, None, {}, told(error))]
 
 
 def _stamped(picture: Pixels, strip: Pixels | None) -> Pixels:

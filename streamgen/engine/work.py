@@ -21,26 +21,32 @@ class ChunkWork:
     first: bool
     """Begins a stream: a state that the session has is closed, and a fresh one opened."""
     pixels: Sequence[Pixels]
-    """Frames (H, W, 3) of params.width x params.height: spec.frames_wanted(first), or fewer at a stream's end."""
+    """Frames (H, W, 3) of params.width x params.height: spec.frames_wanted(first), or fewer at a stream's end.
+
+    None at all, in sequential mode: what the session has in the stream batch is finished and answered, and that is all.
+    """
     mode: Mode = "sequential"
     tag: int = 0
     """Comes back with the result; in a stream batch results come later than their chunks."""
+
+    @property
+    def flushes(self) -> bool:
+        """Whether it only finishes what came before it. It gets no answer of its own then."""
+        return not self.pixels and self.mode == "sequential"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkDone:
     """The answer to one ChunkWork: pixels or an error. A session's answers come in the order of its chunks.
 
-    A chunk whose stream is forgotten, or lost with a worker, gets none. After an error with `state_lost` the session's
-    next chunk must be a first one.
+    A chunk whose stream is lost with a worker gets none, nor does one whose stream is forgotten, where it is not too
+    late for that. After an error with `state_lost` the session's next chunk must be a first one.
     """
 
     session: str
     tag: int
     pixels: Pixels | None
     """(T, H, W, 3) in memory of its own, with T as submitted; None where there is an error."""
-    timings_ms: Mapping[str, float]
-    """"encode", "denoise", "decode": what the whole batch took in the job that finished this chunk."""
     info: Mapping[str, float]
     """"noise": the noise level that the pipeline chose for this chunk, in 0..1."""
     error: tuple[str, str] | None = None
@@ -51,7 +57,9 @@ class ChunkDone:
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """What one batch took in each stage (s), and how much work that was. Waiting between stages is in none of them."""
+    """What one batch took in each stage (s), and how much work that was. Waiting between stages is in none of them, nor
+    is the opening of stream states. A stage with nothing to do took no time: in a stream batch, decoding at first.
+    """
 
     transfer: float
     """Copies of frames into the worker and back, in both processes."""
@@ -75,7 +83,20 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchDone:
-    """The answers to a batch, and its times; no times where a fault had some of it run again."""
+    """The answers to a batch, and its times; no times where a chunk failed, or a fault had some of it run again."""
 
     chunks: list[ChunkDone]
     times: StageTimes | None
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupTimes:
+    """What a batch took when the worker was warm: `times.chunks` chunks, of as many streams, all of this shape."""
+
+    frames: int
+    """Per chunk: spec.chunk_frames in the steady state, spec.first_chunk_frames where the streams begin."""
+    width: int
+    height: int
+    steps: int
+    times: StageTimes
+    """Without transfer: no frame came from another process."""

@@ -50,6 +50,12 @@ class _Whole(NamedTuple):
 
 
 def fifo(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity: Capacity) -> Plan:
+    """Whole chunks one by one, in the order in which they came: the paper's code, which knows one stream at a time."""
+    whole = _whole(sessions)
+    return _together(now, whole[:1], cost, capacity) if whole else Plan()
+
+
+def batched(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity: Capacity) -> Plan:
     """Whole chunks in the order in which they came, as many of a shape together as the device takes.
 
     With a Backlog as inbox this is what a server without deadlines does; with the session's own the newest frames win.
@@ -61,7 +67,7 @@ def fifo(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
 
 
 def fixed_batch(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity: Capacity) -> Plan:
-    """As fifo, but no batch runs before it has as many chunks as the device takes, or has waited long."""
+    """As batched, but no batch runs before it has as many chunks as the device takes, or has waited long."""
     whole = _whole(sessions)
     for start in range(len(whole)):
         batch = _alike(whole[start:], capacity.max_batch)

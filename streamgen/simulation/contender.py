@@ -12,7 +12,7 @@ from streamgen.scheduler.cost import CostModel
 from streamgen.scheduler.demand import Demand
 from streamgen.scheduler.governor import Governor
 from streamgen.scheduler.loop import Planner
-from streamgen.simulation.baselines import fifo, fixed_batch
+from streamgen.simulation.baselines import batched, fifo, fixed_batch
 
 
 class OpenDoor(Governor):
@@ -54,8 +54,9 @@ CONTENDERS = {
         Contender("ladder", "the policy, and lower quality under load", ladder=True),
         Contender("admission", "the policy, and admission", admission=True),
         Contender("full", "the policy, lower quality and admission: the service", ladder=True, admission=True),
-        Contender("fifo", "first in, first out; nothing is dropped", fifo, drops=False),
-        Contender("newest", "first in, first out; the newest frames win", fifo),
-        Contender("fixed", "fixed batches; nothing is dropped", fixed_batch, drops=False),
+        Contender("fifo", "chunk by chunk as they come, nothing is dropped: the paper's code", fifo, drops=False),
+        Contender("newest", "chunk by chunk as they come, the newest frames win", fifo),
+        Contender("batched", "as they come, in batches of what is there; nothing is dropped", batched, drops=False),
+        Contender("fixed", "as they come, in full batches; nothing is dropped", fixed_batch, drops=False),
     )
 }

@@ -132,7 +132,7 @@ class SimulatedEngine:
 
     def _answer(self, row: Row[Stream]) -> ChunkDone:
         tag, width, height = row.latent
-        return ChunkDone(session=row.state.session, tag=tag, pixels=blank(row.frames, height, width), timings_ms={}, info={})
+        return ChunkDone(session=row.state.session, tag=tag, pixels=blank(row.frames, height, width), info={})
 
 
 _BLANK = np.zeros((1, 1, 1, 3), np.uint8)

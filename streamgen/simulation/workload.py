@@ -55,7 +55,9 @@ def drawn(random: Random, device: Device, load: float, spec: PipelineSpec = SPEC
     """
     wanted: list[Params] = []
     while not wanted or offered(wanted, device, spec) < load:
-        wanted.append(_one(random, spec))
+        params = _one(random, spec)
+        if _has_room(params, device, spec):
+            wanted.append(params)
     # the costs of tasks are in proportion to the device's, but for their number of frames, which is whole
     for _ in range(20):
         device = replace(device, speed=device.speed * offered(wanted, device, spec) / load)
@@ -84,6 +86,13 @@ def chunks(wanted: Sequence[Params], device: Device, spec: PipelineSpec = SPEC) 
 def known(device: Device, spec: PipelineSpec = SPEC) -> CostModel:
     """What a service knows of the device once it is warm."""
     return device.warmed_up([(Shape(spec.chunk_frames, spec.defaults.width, spec.defaults.height), 2)])
+
+
+def _has_room(params: Params, device: Device, spec: PipelineSpec) -> bool:
+    """Whether its promise can be kept beside some other session: on no device is everything possible."""
+    heaviest = replace(params, slo_ms=SLO_MS[1], steps=max(STEPS), width=SIZES[0][0], height=SIZES[0][1], fps=FPS[0])
+    pair = [_demand(params, spec), _demand(heaviest, spec)]
+    return demand.levels(pair, device.scaled, device.capacity, 1.0) is not None
 
 
 def _one(random: Random, spec: PipelineSpec) -> Params:

@@ -70,6 +70,10 @@ def expect(answers: Sequence[ChunkDone], *chunks: tuple[str, int], params: Param
         assert np.array_equal(answer.pixels, restyle(source(answer.session, answer.tag), params, answer.tag))
 
 
+async def run(engine: Engine, chunks: Sequence[ChunkWork]) -> list[ChunkDone]:
+    return (await engine.run(chunks)).chunks
+
+
 def pid_of(engine: Engine) -> int:
     assert engine.pid is not None
     return engine.pid
@@ -79,31 +83,31 @@ async def test_batches_go_there_and_back() -> None:
     async with running() as engine:
         assert engine.state == "ready"
         assert engine.spec == SPEC
-        assert set(engine.warmup_ms) == {"encode", "denoise", "decode"}
-        kept = [await engine.run([work(session, i) for session in "abcd"]) for i in range(3)]
+        assert [(one.frames, one.times.chunks) for one in engine.warmup] == [(4, 1), (4, 2)]
+        kept = [await run(engine, [work(session, i) for session in "abcd"]) for i in range(3)]
         for i, answers in enumerate(kept):  # only now: a later batch must not have written over them
             expect(answers, *((session, i) for session in "abcd"))
             assert all(answer.info == {"noise": PARAMS.noise} for answer in answers)
-        assert await engine.run([]) == []
+        assert await run(engine, []) == []
 
 
 async def test_all_that_a_stream_batch_has_in_flight_fits() -> None:
     async with running(slots=1) as engine:
         params = replace(PARAMS, steps=4)
         chunks = [replace(work("a", i), params=params, mode="stream_batch") for i in range(4)]
-        answers = [answer for chunk in chunks for answer in await engine.run([chunk])]
+        answers = [answer for chunk in chunks for answer in await run(engine, [chunk])]
         expect(answers, ("a", 0), params=params)
-        answers = await engine.run([replace(work("a", 4), params=params)])
+        answers = await run(engine, [replace(work("a", 4), params=params)])
         expect(answers, *(("a", i) for i in range(1, 5)), params=params)
 
 
 async def test_forget_and_first_begin_a_new_stream() -> None:
     async with running() as engine:
-        expect(await engine.run([work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
+        expect(await run(engine, [work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
         engine.forget("a")
         engine.forget("nobody")
-        expect(await engine.run([work("a", 0), work("b", 1)]), ("a", 0), ("b", 1))
-        expect(await engine.run([work("a", 0, first=True)]), ("a", 0))
+        expect(await run(engine, [work("a", 0), work("b", 1)]), ("a", 0), ("b", 1))
+        expect(await run(engine, [work("a", 0, first=True)]), ("a", 0))
 
 
 async def test_a_fault_of_one_session_is_its_own(caplog: pytest.LogCaptureFixture) -> None:
@@ -111,7 +115,7 @@ async def test_a_fault_of_one_session_is_its_own(caplog: pytest.LogCaptureFixtur
     async with running() as engine:
         for i in range(2):
             batch = [work("a", i), work("b", i, "raise"), work("c", i), work("d", i, "params")]
-            answers = await engine.run(batch)
+            answers = await run(engine, batch)
             expect([answer for answer in answers if not answer.error], ("a", i), ("c", i))
             bad = {answer.session: answer for answer in answers if answer.error}
             assert bad["b"].error == ("engine_failed", "RuntimeError: programmed fault in denoise with a second line")
@@ -126,7 +130,7 @@ async def test_a_chunk_that_fits_no_slot_is_refused_alone() -> None:
         return ChunkWork("b", replace(PARAMS, **params), first=True, pixels=[np.zeros(shape, np.uint8)] * count)
 
     bad = {
-        "no frames": chunk((64, 64, 3), 0),
+        "no frames": replace(chunk((64, 64, 3), 0), mode="stream_batch"),
         "too many": chunk((64, 64, 3), 5),
         "another size": chunk((64, 80, 3)),
         "not colour": chunk((64, 64)),
@@ -137,38 +141,41 @@ async def test_a_chunk_that_fits_no_slot_is_refused_alone() -> None:
     async with running() as engine:
         codes = {}
         for i, (name, refused) in enumerate(bad.items()):
-            answers = {answer.session: answer for answer in await engine.run([work("a", i), refused])}
+            answers = {answer.session: answer for answer in await run(engine, [work("a", i), refused])}
             expect([answers["a"]], ("a", i))
             codes[name] = (answers["b"].error or ("none",))[0]
         assert {name for name, code in codes.items() if code == "bad_chunk"} == {*bad} - {"no multiple", "too large"}
         assert codes["no multiple"] == codes["too large"] == "bad_params"
-        assert (await engine.run([chunk((64, 64, 3), 0)]))[0].error is not None
+        assert (await run(engine, [bad["no frames"]]))[0].error is not None
+        assert (await engine.run([work("a", len(bad)), bad["not bytes"]])).times is None
 
 
 async def test_a_batch_that_is_none_is_refused() -> None:
     async with running(slots=2) as engine:
         with pytest.raises(ValueError, match="2 chunks of 1 sessions"):
-            await engine.run([work("a", 0), work("a", 1)])
+            await run(engine, [work("a", 0), work("a", 1)])
         with pytest.raises(ValueError, match="3 chunks"):
-            await engine.run([work("a"), work("b"), work("c")])
-        expect(await engine.run([work("a"), work("b")]), ("a", 0), ("b", 0))
+            await run(engine, [work("a"), work("b"), work("c")])
+        expect(await run(engine, [work("a"), work("b")]), ("a", 0), ("b", 0))
 
 
 async def test_batches_wait_for_each_other_and_outlive_a_cancelled_caller() -> None:
     async with running() as engine:
-        calls = [asyncio.create_task(engine.run([work("a", i)])) for i in range(4)]
+        calls = [asyncio.create_task(run(engine, [work(session)])) for session in "abcdef"]
         await asyncio.sleep(0)
         calls[0].cancel()
-        calls[2].cancel()
-        expect(await calls[1], ("a", 1))
-        expect(await calls[3], ("a", 3))
+        calls[4].cancel()
+        for i in (5, 3, 2, 1):  # who came last is answered last
+            expect(await calls[i], ("abcdef"[i], 0))
+            assert all(call.done() for call in calls[:i])
         assert calls[0].cancelled()
+        expect(await run(engine, [work("a", 1), work("e", 1)]), ("a", 1), ("e", 1))
 
 
 async def test_stop_ends_a_batch_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "STOP_S", 0.1)
     async with running() as engine:
-        call = asyncio.create_task(engine.run([work("a", 0, "hang")]))
+        call = asyncio.create_task(run(engine, [work("a", 0, "hang")]))
         await asyncio.sleep(0.05)
         assert not call.done()
         await engine.stop()
@@ -199,29 +206,33 @@ async def test_a_worker_lost_in_a_batch_is_replaced(
     restarts: list[str] = []
     timeout_s = 2.0 if "answer" in reason else 60.0
     async with running(job_timeout_s=timeout_s, on_restart=restarts.append) as engine:
-        expect(await engine.run([work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
+        expect(await run(engine, [work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
         lost = pid_of(engine)
         if harm is sigstop:
             sigstop(lost)
-        call = asyncio.create_task(engine.run([work("a", 1, prompt)]))
-        waiting = asyncio.create_task(engine.run([work("b", 1)]))
+        call = asyncio.create_task(run(engine, [work("a", 1, prompt)]))
+        with_it = asyncio.create_task(run(engine, [work("b", 1)]))
+        waiting = asyncio.create_task(run(engine, [work("c", 0)]))
         if harm is sigkill:
             await asyncio.sleep(0.05)
             sigkill(lost)
         with pytest.raises(WorkerDiedError) as caught:
             await call
         assert caught.value.message == reason
+        with pytest.raises(WorkerDiedError) as caught:
+            await with_it
+        assert caught.value.message == reason
         assert engine.state == "restarting"
         assert engine.pid is None
         with pytest.raises(EngineError, match="restarting"):
             await waiting
         with pytest.raises(EngineError, match="restarting"):
-            await engine.run([work("a")])
+            await run(engine, [work("a")])
         await engine.ready()
         assert restarts == [reason]
         assert not alive(lost)
         assert pid_of(engine) != lost
-        expect(await engine.run([work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))  # fresh streams
+        expect(await run(engine, [work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))  # fresh streams
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -231,7 +242,7 @@ async def test_a_worker_that_dies_while_idle_is_replaced() -> None:
             lost = pid_of(engine)
             sigkill(lost)
             await until(lambda lost=lost: engine.pid not in (None, lost))  # type: ignore[misc]
-        expect(await engine.run([work()]), ("a", 0))
+        expect(await run(engine, [work()]), ("a", 0))
 
 
 async def test_on_restart_may_fail() -> None:
@@ -240,17 +251,17 @@ async def test_on_restart_may_fail() -> None:
 
     async with running(on_restart=on_restart) as engine:
         with pytest.raises(WorkerDiedError):
-            await engine.run([work("a", 0, "exit")])
+            await run(engine, [work("a", 0, "exit")])
         await engine.ready()
-        expect(await engine.run([work()]), ("a", 0))
+        expect(await run(engine, [work()]), ("a", 0))
 
 
 async def test_a_session_that_always_fails_does_not_cost_the_worker() -> None:
     async with running() as engine:
         before = pid_of(engine)
         for i in range(3):
-            assert (await engine.run([work("a", i, "raise")]))[0].error is not None
-        expect(await engine.run([work("b")]), ("b", 0))
+            assert (await run(engine, [work("a", i, "raise")]))[0].error is not None
+        expect(await run(engine, [work("b")]), ("b", 0))
         assert pid_of(engine) == before
 
 
@@ -274,7 +285,7 @@ async def test_a_start_that_fails_says_why_in_one_line(
     with pytest.raises(EngineError, match=reason):
         await engine.ready()
     with pytest.raises(EngineError, match="failed"):
-        await engine.run([work()])
+        await run(engine, [work()])
     with pytest.raises(EngineError, match="failed"):
         engine.spec  # noqa: B018
     await engine.stop()
@@ -302,7 +313,7 @@ async def test_a_worker_that_cannot_be_rebuilt_is_tried_again_until_it_can(tmp_p
         flag.unlink()
         await engine.ready()
         assert restarts == ["the worker got SIGKILL"]
-        expect(await engine.run([work()]), ("a", 0))
+        expect(await run(engine, [work()]), ("a", 0))
 
 
 async def test_a_start_that_takes_too_long_fails() -> None:
@@ -351,6 +362,77 @@ async def test_lives_leave_no_files_open() -> None:
     async with running() as engine:
         for _ in range(2):
             with pytest.raises(WorkerDiedError):
-                await engine.run([work("a", 0, "exit")])
+                await run(engine, [work("a", 0, "exit")])
             await engine.ready()
     await until(lambda: open_files() <= before)
+
+
+async def test_a_session_has_one_chunk_on_its_way() -> None:
+    async with running(depth=1) as engine:
+        calls = [asyncio.create_task(engine.run([work(session)])) for session in "ab"]
+        await asyncio.sleep(0)
+        for taken in "ab":  # one is with the worker, one waits
+            with pytest.raises(ValueError, match="1 of 2 sessions"):
+                await engine.run([work("c"), work(taken, 1)])
+        for session, call in zip("ab", calls, strict=True):
+            expect((await call).chunks, (session, 0))
+        expect(await run(engine, [work("a", 1), work("b", 1), work("c")]), ("a", 1), ("b", 1), ("c", 0))
+
+
+async def test_a_batch_that_failed_frees_its_sessions() -> None:
+    async with running() as engine:
+        with pytest.raises(WorkerDiedError):
+            await engine.run([work("a", 0, "exit")])
+        with pytest.raises(EngineError):
+            await engine.run([work("a")])
+        await engine.ready()
+        expect(await run(engine, [work("a")]), ("a", 0))
+
+
+async def test_a_chunk_that_waits_and_is_forgotten_is_not_run() -> None:
+    """Its batch waits here, for its turn; what follows of the session begins a new stream, in order."""
+    async with running(depth=1) as engine:
+        expect(await run(engine, [work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
+        held = asyncio.create_task(engine.run([work("c")]))
+        waiting = [asyncio.create_task(engine.run(chunks)) for chunks in ([work("a", 1), work("b", 1)], [work("d")])]
+        await asyncio.sleep(0)
+        engine.forget("a")
+        engine.forget("d")
+        after = asyncio.create_task(engine.run([work("a", 0), work("d", 0)]))
+        expect((await held).chunks, ("c", 0))
+        expect((await waiting[0]).chunks, ("b", 1))
+        empty = await waiting[1]
+        assert (empty.chunks, empty.times) == ([], None)
+        expect((await after).chunks, ("a", 0), ("d", 0))
+
+
+async def test_times_come_with_a_batch() -> None:
+    async with running() as engine:
+        times = (await engine.run([work("a"), work("b")])).times
+        assert times is not None
+        assert (times.chunks, times.calls, times.rows, times.decoded) == (2, 2, 4, 2)
+        assert min(times.transfer, times.encode, times.denoise, times.decode) > 0
+        assert (await engine.run([work("a", 1), work("c", 0, "raise")])).times is None
+        assert (await engine.run([])).times is None
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+async def test_many_batches_of_many_sessions(overlap: bool) -> None:
+    """Three at a time, in turns, each session's chunk as soon as the one before is there."""
+    async with running(partial(FakePipeline, replace(SPEC, overlap=overlap)), depth=3) as engine:
+
+        async def live(sessions: str) -> None:
+            for i in range(6):
+                expect(await run(engine, [work(session, i) for session in sessions]), *((s, i) for s in sessions))
+
+        await asyncio.gather(*(live(sessions) for sessions in ("ab", "cd", "e", "fghi")))
+
+
+async def test_a_chunk_without_frames_finishes_what_is_in_flight() -> None:
+    async with running() as engine:
+        params = replace(PARAMS, steps=4)
+        for i in range(3):
+            assert await run(engine, [replace(work("a", i), params=params, mode="stream_batch")]) == []
+        flush = ChunkWork("a", params, first=False, pixels=(), tag=9)
+        expect(await run(engine, [flush]), *(("a", i) for i in range(3)), params=params)
+        assert await run(engine, [flush, replace(flush, session="nobody")]) == []

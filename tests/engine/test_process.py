@@ -20,7 +20,7 @@ from tests.support.processes import alive, until
 
 
 def started(factory: Callable[[], Any] = FakePipeline) -> WorkerProcess:
-    return WorkerProcess(pickle.dumps(factory), FrameMemory())
+    return WorkerProcess(pickle.dumps(factory), FrameMemory(), 1)
 
 
 async def test_worker_becomes_ready_and_stops_when_asked() -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline, Fault, restyle
+from pipelines.fake import FAKE_SPEC, FakeCost, FakeLatent, FakePipeline, FakeState, Fault, build_fake, restyle
+from pipelines.registry import PRESETS, Choices
 from pipelines.streaming import sequential
-from streamgen.core import Params, Pixels
-from streamgen.errors import ParamsError
+from streamgen.core import Params, Pixels, Row
+from streamgen.errors import ParamsError, PresetError
 
 PARAMS = Params(prompt="ink", width=64, height=64)
 
@@ -103,6 +105,77 @@ def test_work_takes_the_programmed_time() -> None:
     assert slept == [2, 210, 210, 2000]
 
 
+def test_a_call_and_a_lighter_vae_have_costs_of_their_own() -> None:
+    slept: list[float] = []
+    cost = FakeCost(encode_s=1, encode_call_s=10, decode_s=100, decode_call_s=1000, light_decode_s=20)
+    pipeline = FakePipeline(replace(FAKE_SPEC, light_vae=True), cost, sleep=slept.append)
+    light = replace(PARAMS, vae="light")
+    sequential(pipeline, [(pipeline.open(params), frames()) for params in (PARAMS, light, light)])
+    assert slept == [13, 1140]
+
+
+def test_costs_may_follow_the_size() -> None:
+    slept: list[float] = []
+    cost = FakeCost(encode_s=1, call_s=1000, step_s=10, decode_s=100, decode_call_s=3000, per_pixel=True)
+    spec = replace(FAKE_SPEC, defaults=replace(PARAMS, steps=1))
+    pipeline = FakePipeline(spec, cost, sleep=slept.append)
+    wide = replace(spec.defaults, width=192)
+    chunks = [(spec.defaults, frames()), (wide, np.zeros((4, 64, 192, 3), np.uint8))]
+    sequential(pipeline, [(pipeline.open(params), pixels) for params, pixels in chunks])
+    assert slept == [1 + 3, 1000 + 10 + 30, 3000 + 100 + 300]
+
+
+STAGES = ["open", "update", "encode", "denoise", "decode", "close"]
+
+
+def call(pipeline: FakePipeline, stage: str, state: FakeState) -> None:
+    row = Row(state, FakeLatent(frames(), state.params, state.decoded), None, 1, 2, 0.5, 4)
+    match stage:
+        case "open":
+            pipeline.open(PARAMS)
+        case "update":
+            pipeline.update(state, PARAMS)
+        case "encode":
+            pipeline.encode([(state, frames())])
+        case "denoise":
+            pipeline.denoise([row])
+        case "decode":
+            pipeline.decode([replace(row, step=2)])
+        case "close":
+            pipeline.close(state)
+
+
+@pytest.mark.parametrize("inner", STAGES)
+@pytest.mark.parametrize("outer", ["encode", "denoise", "decode"])
+def test_what_the_protocol_says_of_threads_is_checked(outer: str, inner: str) -> None:
+    """While `outer` sleeps with one state, `inner` is called with another, and with the same one."""
+    outcomes: list[str] = []
+    asked: list[FakeState] = []
+
+    def sleep(_: float) -> None:
+        while asked:
+            try:
+                call(pipeline, inner, asked.pop())
+                outcomes.append("")
+            except ValueError as error:
+                outcomes.append(str(error))
+
+    pipeline = FakePipeline(cost=FakeCost(encode_call_s=1, call_s=1, decode_call_s=1), sleep=sleep)
+    one, other = pipeline.open(PARAMS), pipeline.open(PARAMS)
+    for state in (one, other):
+        asked[:] = [state]
+        call(pipeline, outer, one)
+    entering = "encode" if inner in ("open", "update", "close") else inner
+    same_line = f"{entering} was called while a call of it ran"
+    if entering == outer:
+        assert outcomes == [same_line, same_line]
+    elif inner == "open":
+        assert outcomes == ["", ""]
+    else:
+        assert outcomes == [f"{entering} was called with a state that another stage was using", ""]
+    call(pipeline, outer, one)  # a refused call leaves nothing behind
+
+
 @pytest.mark.parametrize("stage", ["open", "encode", "denoise", "decode"])
 def test_faults_come_in_their_stage_and_for_their_prompt(stage: str) -> None:
     pipeline = FakePipeline(faults={"bad": Fault(stage), "refused": Fault(stage, "params")})  # type: ignore[arg-type]
@@ -111,3 +184,27 @@ def test_faults_come_in_their_stage_and_for_their_prompt(stage: str) -> None:
     with pytest.raises(ParamsError, match=f"refusal in {stage}"):
         sequential(pipeline, [(pipeline.open(replace(PARAMS, prompt="refused")), frames())])
     sequential(pipeline, [(pipeline.open(PARAMS), frames())])
+
+
+def test_the_presets_costs_can_be_changed_from_outside() -> None:
+    preset, slept = PRESETS["fake"], list[float]()
+    pipeline = build_fake(preset, Choices(), {"STREAMGEN_FAKE_COST": "encode_s=0.5,light_decode_s=0.1"})
+    assert pipeline.spec.light_vae
+    assert pipeline.spec.device != build_fake(preset, Choices(), {}).spec.device
+    pipeline._sleep = slept.append
+    state = pipeline.open(pipeline.spec.defaults)
+    pipeline.encode([(state, np.zeros((4, 192, 320, 3), np.uint8))])
+    assert slept == [0.5]
+
+
+@pytest.mark.parametrize(
+    "text", ["encode_s", "encode_s=fast", "encode_s=-1", "per_pixel=1", "nothing=1", "encode_s=nan"]
+)
+def test_costs_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(PresetError, match="STREAMGEN_FAKE_COST"):
+        build_fake(PRESETS["fake"], Choices(), {"STREAMGEN_FAKE_COST": text})
+
+
+def test_there_is_no_model_for_a_lora_file() -> None:
+    with pytest.raises(PresetError, match="LoRA"):
+        build_fake(PRESETS["fake"], Choices(loras=((Path("x.safetensors"), 1.0),)), {})

@@ -22,7 +22,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 def test_the_table_lists_what_ships() -> None:
-    assert {"passthrough", "tiny", "wan-1.3b", "wan-14b"} <= set(PRESETS)
+    assert {"fake", "passthrough", "tiny", "wan-1.3b", "wan-14b"} <= set(PRESETS)
     assert all(preset.name == name and preset.title for name, preset in PRESETS.items())
 
 

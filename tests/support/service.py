@@ -69,7 +69,7 @@ class InlineEngine:
             self._streams = Streams(self.pipeline)
             asyncio.get_running_loop().call_soon(self.on_restart, "killed")
             raise WorkerDiedError("the worker died")
-        return BatchDone(self._streams.run(chunks), self.times)
+        return BatchDone(self._streams.run(chunks).chunks, self.times)
 
     def forget(self, session: str) -> None:
         self.forgotten.append(session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -192,3 +193,10 @@ def test_an_unknown_preset_device_or_codec_is_named(preset: Preset) -> None:
         build("tiny", device="tpu")
     with pytest.raises(PresetError, match="not 'jpeg'"):
         build_wan(replace(preset, settings={**preset.settings, "codec": "jpeg"}), CPU)
+
+
+def test_the_spec_names_the_device_and_what_its_speed_depends_on(preset: Preset) -> None:
+    spec = build_wan(preset, CPU).spec
+    threads = torch.get_num_threads()
+    assert re.fullmatch(rf"cpu: \S.*, {threads} threads, (bfloat16|float32), not compiled", spec.device)
+    assert not spec.overlap
