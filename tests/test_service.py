@@ -15,6 +15,7 @@ from streamgen.bench.link import Link, Quality
 from streamgen.colours import ToRgb
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
 from streamgen.ice.sockets import bind
+from streamgen.scheduler.cost import UNKNOWN, CostModel, Line, Shape
 from tests.support.chart import chart, errors
 from tests.support.service import settled
 from tests.support.sockets import no_sockets_left
@@ -371,3 +372,45 @@ async def test_presets_show_what_is_loaded(stage: Stage) -> None:
     stage.engine.state = "starting"
     (preset,) = stage.service.presets()
     assert (preset["loaded"], preset["width"]) == (False, 64)
+
+
+async def test_who_finds_no_room_waits_is_told_and_gets_in(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(max_sessions=1, max_queue=1))
+    async with no_leaks(), client() as one, client() as two, client() as three:
+        first = stage.service.session(await stage.open(one))
+        second = stage.service.session(await stage.open(two))
+        with pytest.raises(BusyError):
+            await stage.open(three)
+        await until(lambda: two.heard("queue") and second.state == "queued" and second.stats().drops.get("queued"))
+        assert two.heard("queue")[0] == {"type": "queue", "position": 1, "estimate_s": None}
+        assert second.stats().drops.keys() == {"queued"}
+        assert two.frames == []
+        await stage.service.close(first.id, "enough")
+        await until(lambda: two.frames and second.state == "live")
+        assert [message["state"] for message in two.heard("state")] == ["queued", "warming", "live"]
+        await stage.service.close(second.id, "enough")
+        assert settled(second)
+
+
+async def test_who_gives_up_waiting_leaves_nothing(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(max_sessions=1, max_queue=1))
+    async with no_leaks(), client() as one, client() as two:
+        await stage.open(one)
+        second = stage.service.session(await stage.open(two))
+        await until(lambda: second.state == "queued")
+        await two.close()
+        await until(lambda: second.state == "closed")
+        assert stage.loop.roster.waiting == 0
+        await stage.stop()
+
+
+async def test_a_lower_rung_reaches_the_client_as_smaller_pictures_and_goes_again(stage: Stage) -> None:
+    async with client() as peer:
+        await stage.open(peer, width=128, height=128)
+        await until(lambda: peer.frames)
+        # half a second for a step of that size: four chunks a second are too much at any number of steps
+        stage.loop.cost = CostModel({("denoise", Shape(1, 128, 128)): Line(0.0, 0.5, 0.0)})
+        await until(lambda: peer.frames[-1].width == 96)
+        stage.loop.cost = UNKNOWN
+        await until(lambda: peer.frames[-1].width == 128)
+        assert [(told["rung"], told["reason"]) for told in peer.heard("quality")] == [(4, "load"), (0, "room")]
