@@ -15,6 +15,7 @@ device is fast enough for two dozen of them; the sessions differ in frame rate, 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shlex
 import sys
@@ -75,7 +76,9 @@ def main() -> int:
 def _sweep(args: argparse.Namespace) -> dict[str, object]:
     contenders = [CONTENDERS[name] for name in args.policies]
     with tqdm(total=len(contenders) * len(args.loads), unit="run", disable=None) as bar:
-        results = sweep(contenders, args.loads, args.trace, args.seconds, args.seed, done=bar.update)
+        results = sweep(
+            contenders, args.loads, args.trace, args.seconds, args.seed, done=functools.partial(bar.update, 1)
+        )
     title = f"Load on one device: {args.trace} trace"
     notes = f"{args.seconds:g} s of virtual time for each point, seed {args.seed}."
     print("\n".join([f"{title}. {notes}", *(f"  {c.name:9} {c.title}" for c in contenders), *lines(results)]))
@@ -186,7 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     plan = parser.add_argument_group("capacity")
     plan.add_argument("--capacity", action="store_true", help="how many sessions a device can take on")
     plan.add_argument("--fleet", type=int, default=0, metavar="N", help="and how many devices N sessions need")
-    plan.add_argument("--costs", type=Path, metavar="FILE", help="as the service has saved them for a preset and device")
+    plan.add_argument(
+        "--costs", type=Path, metavar="FILE", help="as the service has saved them for a preset and device"
+    )
     plan.add_argument("--cost", metavar="F+R,F+R,F+R,F+R",
                       help="ms per call and per row of transfer, encode, denoise, decode")  # fmt: skip
     plan.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the sessions")

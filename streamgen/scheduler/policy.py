@@ -15,16 +15,19 @@ SAVES = 0.05
 """A chunk joins a batch where that saves this share of its cost by itself; else it would only make the others wait."""
 
 HANDOVER_S = 0.015
-"""Of a frame's budget this goes into scaling it, pacing and handing over."""
+"""Of a frame's budget this goes into scaling it, pacing and handing over (s)."""
 
 STEADY = 0.02
-"""A session that loses no more than this share of its frames gets a turn for every chunk, as a stream batch wants."""
+"""A session that loses a larger share of its frames does not get a turn for every chunk."""
 
 LOST_S = 40.0
-"""A session that loses all its frames goes before others as if its deadlines were earlier by this (s)."""
+"""A session that loses all its frames goes before others as if its deadlines were earlier by this (s): far more than
+budgets differ by, so that under overload all lose the same share."""
 
 FLUSH_S = 0.02
 """What a stream batch holds is finished this long before it would be late (s)."""
+
+NEVER = float("inf")
 
 
 class Queued(NamedTuple):
@@ -102,8 +105,8 @@ class _Ready(NamedTuple):
     batch: bool
     urgency: float
     session: str
-    due: float
-    """Deadline of the first frame in it (s)."""
+    deadline: float
+    """When its batch has to be done; never where it is late whatever is done, or has no deadlines (s)."""
     view: SessionView
     chunk: Chunk
     rates: Rates
@@ -133,7 +136,8 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
     """Gives up frames that cannot be in time, then batches the sessions that are ready, earliest deadline first.
 
     `now` is on the clock of the deadlines (s). The batch is the most urgent chunk and those that can join it at a gain,
-    while every one of them, and the next after them, is as much in time as it would be without the others.
+    while every one of them, and who waits for them, is as much in time as it would be without the others. Who has lost
+    more of his frames than others goes before them.
     """
     drops: list[Drop] = []
     ready: list[_Ready] = []
@@ -148,13 +152,7 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
         if late:
             drops.extend([Drop(view.session, frame.id, "late") for frame in view.frames[:late]])
         if len(view.frames) - late >= length:
-            frames = tuple([frame.id for frame in view.frames[late : late + length]])
-            mode = _mode(view, length, its.rates)
-            deadline = view.frames[late].deadline
-            if view.batch or deadline < its.end:
-                deadline = float("inf")
-            due = view.due if view.held_due is None else min(view.due, view.held_due)
-            ready.append(_entry(view, Chunk(view.session, frames, mode), due, deadline, its))
+            ready.append(_whole(view, late, length, its))
         elif view.held_due is not None:
             flush_at = view.held_due - its.service - FLUSH_S
             if flush_at <= now:
@@ -190,16 +188,29 @@ def _late(view: SessionView, length: int, its: _Terms) -> int:
     if not frames or frames[0].deadline >= its.end:
         return 0
     late = sum([frame.deadline < its.end for frame in frames])
-    if (length - 1) * view.interval + its.service > view.budget:
+    if (length - 1) * view.interval + its.service + HANDOVER_S > view.budget:
         late = min(late, max(0, len(frames) - length))
     return late
 
 
+def _whole(view: SessionView, late: int, length: int, its: _Terms) -> _Ready:
+    """The session's chunk, without the frames that are late."""
+    frames = view.frames[late : late + length]
+    due, deadline = view.due, frames[0].deadline
+    if view.held_due is not None:
+        due, deadline = min(due, view.held_due), min(deadline, view.held_due)
+    if view.batch or deadline < its.end:
+        deadline = NEVER
+    chunk = Chunk(view.session, tuple([frame.id for frame in frames]), _mode(view, length, its.rates))
+    return _entry(view, chunk, due, deadline, its)
+
+
 def _mode(view: SessionView, length: int, rates: Rates) -> Mode:
+    """What a stream batch holds waits for the session's next turn: where that may not come, nothing is held."""
     if view.lost > STEADY:
         return "sequential"
     fill = (length - 1) * view.interval
-    budget = view.budget if not view.batch else float("inf")
+    budget = view.budget if not view.batch else NEVER
     return mode_of(view.steps, length * view.interval, fill, budget, rates, view.mode)
 
 
@@ -225,7 +236,9 @@ def _would_be_late(
 
 
 def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[list[_Ready], _Load]:
-    """The most urgent chunk, and others that can join it."""
+    """The most urgent chunk, and others that can join it: while that saves, and all that could be in time still are,
+    those in the batch, and those that wait for its end and have not lost others of their frames already.
+    """
     first = ready[0]
     batch, load = [first], _load(first)
     if first.view.alone or capacity.max_batch == 1 or not first.chunk.frames:
@@ -236,24 +249,27 @@ def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[lis
         return capacity.ends(now, first.rates, *load)[2] + margin * first.rates.batch(*load) + HANDOVER_S
 
     end = sure_end(load)
-    due, others = first.due, float("inf")
+    deadline, others = first.deadline, NEVER
     for entry in ready[1:]:
         grown = _grown(load, _load(entry)) if _joins(first, entry) else None
-        if grown is None or sure_end(grown) > entry.due:
-            start = entry.due - entry.service
-            if start >= end and entry.view.lost <= STEADY:
-                others = min(others, start)
-            continue
-        alone = first.rates.batch(*_load(entry))
-        if first.rates.batch(*grown) > first.rates.batch(*load) + (1 - SAVES) * alone:
+        grown_end = NEVER if grown is None else sure_end(grown)
+        if grown is None or grown_end > entry.deadline:
+            begins = entry.deadline - entry.service
+            if end <= begins and entry.view.lost <= STEADY:
+                others = min(others, begins)
+        elif end <= min(deadline, others) < grown_end or not _saves(first.rates, load, grown, entry):
             break
-        if end <= min(due, others) < sure_end(grown):
-            break
-        batch.append(entry)
-        load, end, due = grown, sure_end(grown), min(due, entry.due)
-        if len(batch) == capacity.max_batch:
-            break
+        else:
+            batch.append(entry)
+            load, end, deadline = grown, grown_end, min(deadline, entry.deadline)
+            if len(batch) == capacity.max_batch:
+                break
     return batch, load
+
+
+def _saves(rates: Rates, load: _Load, grown: _Load, entry: _Ready) -> bool:
+    """Whether a batch with `entry` costs less than one without it and `entry` by itself."""
+    return rates.batch(*grown) <= rates.batch(*load) + (1 - SAVES) * rates.batch(*_load(entry))
 
 
 def _joins(first: _Ready, entry: _Ready) -> bool:

@@ -61,13 +61,12 @@ class Device:
 
     def warmed_up(self, shapes: Iterable[tuple[Shape, int]]) -> CostModel:
         """What the service knows of it once it is warm: lines through batches of one and two chunks of (shape, steps)."""
-        true = self.scaled
-        measured = [
-            (shape, StageTimes(*true.costs(shape, chunks, steps, chunks * steps), chunks, steps, chunks * steps, chunks))
-            for shape, steps in shapes
-            for chunks in (1, 2)
-        ]
-        return UNKNOWN.seeded(measured)
+        batches = [(shape, chunks, steps, chunks * steps) for shape, steps in shapes for chunks in (1, 2)]
+        return UNKNOWN.seeded((batch[0], self._exactly(*batch)) for batch in batches)
+
+    def _exactly(self, shape: Shape, chunks: int, calls: int, rows: int) -> StageTimes:
+        """What a batch takes by the lines."""
+        return StageTimes(*self.scaled.costs(shape, chunks, calls, rows), chunks, calls, rows, chunks)
 
 
 def cost_model(shape: Shape, lines: dict[str, tuple[float, float]]) -> CostModel:

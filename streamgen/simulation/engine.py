@@ -94,7 +94,9 @@ class SimulatedEngine:
         params = chunks[0].params
         frames = max(len(chunk.pixels) for chunk in chunks)
         work = Workload(Shape(max(1, frames), params.width, params.height, params.vae))
-        direct, batched, drained = [], [], []
+        drained: list[Stream] = []
+        direct: list[Row[Stream]] = []
+        batched: list[Row[Stream]] = []
         for chunk in chunks:
             if chunk.first:
                 self.forget(chunk.session)

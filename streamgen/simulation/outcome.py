@@ -70,9 +70,7 @@ def outcome(clients: Sequence[Client], worth: Sequence[float], seconds: float, p
     due_s = sum(count.due * its for count, (_, its) in zip(counts, inside, strict=True))
     shown = sorted((s.at, s.latency) for client, _ in inside for s in client.shown)
     latencies = sorted(latency for _, latency in shown)
-    of_budget = sorted(
-        s.latency / (client.visit.params.slo_ms / 1000) for client, _ in inside for s in client.shown
-    )
+    of_budget = sorted(s.latency / (client.visit.params.slo_ms / 1000) for client, _ in inside for s in client.shown)
     shares = [count.in_time / count.due for count in counts if count.due >= LEAST_FRAMES]
     drops = Counter[str]()
     for count in counts:

@@ -49,7 +49,9 @@ def chart(title: str, unit: str, series: Mapping[str, Points], *, log: bool = Fa
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<text x="{LEFT + 8}" y="{TOP + 14 + 13 * index}" fill="{colour}">{html.escape(name)}</text>')
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">{"".join(parts)}</svg>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">{"".join(parts)}</svg>'
+    )
 
 
 def _grid(label: str, y: float) -> str:

@@ -36,13 +36,10 @@ class Screen:
         session, clock = self._session, self._clock
         while (finished := await session.finished()) is not None:
             frame = finished.frame
-            due = self._pacer.schedule(frame.media_time, finished.at)
+            due = self._pacer.schedule(frame.media_time, finished.at, session.latest(finished))
             if session.too_late(finished):
                 session.discard(finished, "late")
                 continue
-            latest = frame.deadline - 0.002
-            if finished.at <= latest < due:
-                due = latest
             wait = due - clock.now()
             if wait > 0:
                 await asyncio.sleep(wait)

@@ -33,7 +33,7 @@ def sweep(
     seconds: float,
     seed: int,
     device: Device = DEVICE,
-    done: Callable[[], None] = lambda: None,
+    done: Callable[[], object] = lambda: None,
 ) -> Results:
     """All of them; `done` is called after each run."""
     results: dict[str, dict[float, Outcome]] = {}

@@ -107,9 +107,7 @@ CROWDS: dict[str, Crowd] = {
 }
 
 
-def _everybody(
-    wanted: list[Params], seconds: float, random: Random, source: Callable[[float], Source]
-) -> list[Visit]:
+def _everybody(wanted: list[Params], seconds: float, random: Random, source: Callable[[float], Source]) -> list[Visit]:
     """They come within the first second, and stay."""
     return [
         Visit(f"s{number}", params, source(_drifting(params.fps, random)), random.random(), seconds)
@@ -123,7 +121,7 @@ def coming(
     """Clients that come at the rate busy(s) x len(wanted) / stay_s, busy(s) at most 2, and stay for `stay_s` in the
     mean (s). As many as there would be by then come within the first second.
     """
-    visits = []
+    visits: list[Visit] = []
     everybody = Visit("", Params(), Source(1.0), 0.0, 0.0)
 
     def visit(at: float) -> Visit:
@@ -133,7 +131,7 @@ def coming(
         name = f"s{len(visits)}"
         return replace(everybody, name=name, params=params, source=source, comes=at, leaves=leaves)
 
-    for _ in range(round(len(wanted) * busy(0.0))):
+    while len(visits) < round(len(wanted) * busy(0.0)):
         visits.append(visit(random.random()))
     at, most = 1.0, 2.0
     while (at := at + random.expovariate(most * len(wanted) / stay_s)) < seconds:

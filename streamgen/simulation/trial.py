@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from streamgen.core import Pipeline
 from streamgen.costfile import begun
@@ -38,7 +38,7 @@ class Bench:
         self.engine = Engine(factory, slots=device.max_batch, depth=device.depth)
         self._device = device
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> Self:
         await self.engine.start()
         return self
 

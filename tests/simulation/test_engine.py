@@ -40,7 +40,7 @@ def timed(device: Device, *batches: list[ChunkWork]) -> list[tuple[float, BatchD
 
 
 def test_a_batch_takes_what_its_lines_say() -> None:
-    (at, done), = timed(EXACT, [work(1), work(2, "b")])
+    ((at, done),) = timed(EXACT, [work(1), work(2, "b")])
     assert at == pytest.approx(0.04 + 0.3 + 2 * 0.5 + 4 * 0.5 + 0.6)
     assert [(answer.session, answer.tag) for answer in done.chunks] == [("a", 1), ("b", 2)]
     assert done.chunks[0].pixels is not None
@@ -78,8 +78,8 @@ def test_noise_keeps_the_mean_and_hiccups_add_to_it() -> None:
 
 
 def test_a_faster_device_is_faster_in_everything() -> None:
-    (slow, _), = timed(EXACT, [work(1)])
-    (fast, _), = timed(Device(EXACT.costs, speed=4.0, spread=0.0), [work(1)])
+    ((slow, _),) = timed(EXACT, [work(1)])
+    ((fast, _),) = timed(Device(EXACT.costs, speed=4.0, spread=0.0), [work(1)])
     assert fast == pytest.approx(slow / 4)
 
 
