@@ -127,8 +127,9 @@ class FakePipeline:
         """Parameters from the next encoded chunk on."""
         with self._alone("encode", state):
             self._check_open(state)
-            if (params.width, params.height) != (state.params.width, state.params.height):
-                raise ParamsError("width", "cannot change within a stream; open a new state")
+            for name in ("width", "height", "vae"):
+                if getattr(params, name) != getattr(state.params, name):
+                    raise ParamsError(name, "cannot change within a stream; open a new state")
             self._stumble("update", params)
             state.params = params
 

@@ -32,10 +32,7 @@ class CostFile:
     def load(self) -> CostModel:
         """What was saved; an empty model where there is nothing, or nothing that can be read."""
         try:
-            document = json.loads(self.path.read_text(encoding="utf-8"))
-            if document["version"] != VERSION:
-                return UNKNOWN
-            return CostModel(dict(_entry(entry) for entry in document["lines"]))
+            return load(self.path)
         except FileNotFoundError:
             return UNKNOWN
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -52,6 +49,17 @@ class CostFile:
             draft.replace(self.path)
         except OSError as error:
             logger.warning("costs cannot be kept in %s: %s", self.path.parent, error)
+
+
+def load(path: Path) -> CostModel:
+    """What was saved there; an empty model where that was in another version.
+
+    Raises OSError, ValueError, KeyError or TypeError for what cannot be read.
+    """
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document["version"] != VERSION:
+        return UNKNOWN
+    return CostModel(dict(_entry(entry) for entry in document["lines"]))
 
 
 def begun(known: CostModel, measured: Mapping[Shape, list[StageTimes]]) -> CostModel:

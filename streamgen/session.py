@@ -32,8 +32,14 @@ UPDATE_TIMEOUT_S = 2.0
 
 MAX_UPDATES_WAITING = 64
 
+WAITING_CHUNKS = 2
+"""As many chunks of frames may wait for the model: one that waits for its turn, as its budget allows, and the next."""
+
 MOST_HELD = 24
 """Results that may wait for their time: what the pacing holds at most, at 60 frames a second."""
+
+HAND_OVER_S = 0.004
+"""A result is handed over this long before it would be late: timers are not exact."""
 
 MAX_FAILURES = 3
 """A session whose chunks fail as often in a row is closed: it costs the others engine time, or even restarts."""
@@ -91,11 +97,13 @@ class Session:
         notify: Callable[[ServerMessage], None],
         asked: Collection[str] = SIZES,
         client: str = "",
+        inbox: Inbox | None = None,
     ) -> None:
         """Raises ParamsError where the pipeline cannot run `params`. `notify` tells the client, and must not block.
 
         `asked` names those of width and height that the client asked for. The others follow the shape of the source:
         those in `params` hold only until its first picture. `client` says whose it is, for fairness between them.
+        `inbox` is where frames wait; by default WAITING_CHUNKS chunks of them.
         """
         spec.check(params)
         self.id = session_id
@@ -115,8 +123,9 @@ class Session:
         self._first = True
         self._alone = False
         self._failures = 0
-        self._inbox = Inbox(max(spec.chunk_frames, spec.first_chunk_frames) + 2)
-        self._outbox = Outbox(max(3 * max(spec.chunk_frames, spec.first_chunk_frames), MOST_HELD))
+        most = max(spec.chunk_frames, spec.first_chunk_frames)
+        self._inbox = Inbox(WAITING_CHUNKS * most) if inbox is None else inbox
+        self._outbox = Outbox(max(3 * most, MOST_HELD))
         self._updates = Updates()
         self._asked = SIZES.intersection(asked)
         self._source = SourceShape()
@@ -340,11 +349,11 @@ class Session:
         self._flights.remove(work)
         self._failures = 0
         self._last_ran = ran, len(work.frames)
-        self.statistics.ran(len(work.frames))
         if self._paused or self._state == "closed":
             self._dropped(work.frames, "paused" if self._state != "closed" else "closed")
             return
         now = self._clock.now()
+        self.statistics.ran(len(work.frames), sum(now > frame.deadline for frame in work.frames))
         self.statistics.stages.add(now, _engine_stages(work, now, ran), len(work.frames))
         results = [replace(frame, pixels=picture) for frame, picture in zip(work.frames, pixels, strict=False)]
         self._dropped(self._outbox.put(results, now), "late")
@@ -393,6 +402,10 @@ class Session:
         self.statistics.stages.add(now, {"pace": now - finished.at})
         self._metrics.went_out(latency, missed)
         return True
+
+    def latest(self, finished: Finished) -> float:
+        """By when to hand the result over, so that it is in time; never where nothing of that is promised (s)."""
+        return finished.frame.deadline - HAND_OVER_S if self.standing.live else math.inf
 
     def too_late(self, finished: Finished) -> bool:
         """Whether the result is not to be shown any more, as the session would rather miss it than see it late."""

@@ -13,7 +13,7 @@ WINDOW_S = 5.0
 FOR_WANT_OF_TIME = ("late", "overload")
 """Reasons to drop a frame that are misses."""
 
-LOST_WEIGHT = 0.04
+LOST_WEIGHT = 0.02
 """Of one frame in the share of those that are lost."""
 
 
@@ -118,9 +118,10 @@ class Statistics:
         if reason in FOR_WANT_OF_TIME:
             self._weigh(1.0, count)
 
-    def ran(self, frames: int) -> None:
-        """Frames came out of the engine."""
-        self._weigh(0.0, frames)
+    def ran(self, frames: int, late: int) -> None:
+        """Frames came out of the engine, and `late` of them after their deadline."""
+        self._weigh(1.0, late)
+        self._weigh(0.0, frames - late)
 
     def tally(self) -> tuple[int, int]:
         """Frames that went out or were lost for want of time since the last call; those of them that were late."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from streamgen.engine import StageTimes
 from streamgen.errors import BusyError, ParamsError, SessionNotFoundError
 from streamgen.framing import SourceShape
 from streamgen.scheduler.stream import Ran, Submission
-from streamgen.session import MAX_FAILURES, MAX_UPDATES_WAITING, Session
+from streamgen.session import HAND_OVER_S, MAX_FAILURES, MAX_UPDATES_WAITING, Session
 from streamgen.wire import Quality, Queue, Restarted, ServerMessage, StateChanged
 from tests.support.service import SMALL, IdleScheduler, ManualClock, feed, make_session, settled
 
@@ -83,8 +84,8 @@ async def test_the_newest_frames_win_and_the_rest_is_counted() -> None:
     feed(session, clock, 10)
     view = session.view()
     assert view is not None
-    assert [frame.id for frame in view.frames] == [4, 5, 6, 7, 8, 9]
-    assert session.stats().drops == {"overload": 4}
+    assert [frame.id for frame in view.frames] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert session.stats().drops == {"overload": 2}
 
 
 async def test_results_that_nobody_takes_do_not_pile_up() -> None:
@@ -475,11 +476,35 @@ async def test_a_batch_session_has_no_deadlines() -> None:
     assert session.tally() == (0, 0)
 
 
+async def test_a_result_has_to_be_handed_over_before_its_deadline_if_it_has_one() -> None:
+    clock = ManualClock()
+    for priority, latest in (("live", clock.now() + 1.0 - HAND_OVER_S), ("batch", math.inf)):
+        session = make_session(clock=clock, params=SMALL.updated({"priority": priority}))
+        session.connected()
+        feed(session, clock, 4)
+        run_chunk(session)
+        finished = await session.finished()
+        assert finished is not None
+        assert session.latest(finished) == pytest.approx(latest)
+
+
+async def test_late_results_count_as_lost_in_the_order_of_sessions() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    for age in (0.0, 2.0):
+        before = session.statistics.lost
+        feed(session, clock, 4)
+        clock.time += age
+        run_chunk(session)
+        assert (session.statistics.lost > before) == (age > 1.0)
+
+
 async def test_what_was_late_or_lost_for_want_of_time_is_tallied() -> None:
     clock = ManualClock()
     session = make_session(clock=clock)
     session.connected()
-    feed(session, clock, 7)  # one too many for the queue
+    feed(session, clock, 9)  # one too many for the queue
     session.drop([1], "late")
     run_chunk(session)
     clock.time += 2.0

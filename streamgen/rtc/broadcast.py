@@ -82,7 +82,7 @@ class Broadcast:
             return True
         if finished is None:
             return False
-        due = self._pacer.schedule(finished.frame.media_time, finished.at)
+        due = self._pacer.schedule(finished.frame.media_time, finished.at, self._session.latest(finished))
         watched = [encoding for encoding in self._encodings.values() if encoding.taken]
         if watched and self._session.too_late(finished):
             self._session.discard(finished, "late")

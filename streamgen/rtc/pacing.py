@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
@@ -90,10 +91,11 @@ class Pacer:
         self._groups: deque[Group] = deque(maxlen=256)
         self._delay = 0.0
 
-    def schedule(self, media_time: float, finished: float) -> float:
+    def schedule(self, media_time: float, finished: float, latest: float = math.inf) -> float:
         """When to show the result of the frame at `media_time` (s) that came out at `finished` (s, local clock).
 
-        Results come in the order of their frames. Never before `finished`.
+        Results come in the order of their frames. Never before `finished`; nor after `latest`, where it came out in
+        time for that: better a little early than late.
         """
         elapsed = media_time - self._groups[-1].last if self._groups else 0.0
         self._note(media_time, finished)
@@ -103,7 +105,8 @@ class Pacer:
             self._groups.clear()
             self._note(media_time, finished)
             self._delay = finished - media_time
-        return max(finished, media_time + self._delay)
+        due = max(finished, media_time + self._delay)
+        return min(due, latest) if finished <= latest else due
 
     def _note(self, media_time: float, finished: float) -> None:
         groups = self._groups

@@ -20,11 +20,8 @@ from typing import NamedTuple
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.chunks import careful, chunk_length
 from streamgen.scheduler.cost import CostModel, Rates, Shape
-from streamgen.scheduler.policy import SAVES
+from streamgen.scheduler.policy import HANDOVER_S, SAVES
 from streamgen.scheduler.quality import Quality
-
-HANDOVER_S = 0.015
-"""Of a frame's budget this goes into scaling it, pacing and handing over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,26 @@ from typing import NamedTuple
 
 from streamgen.engine.work import Mode
 from streamgen.scheduler.capacity import Capacity
-from streamgen.scheduler.chunks import careful, chunk_length, mode_of
+from streamgen.scheduler.chunks import MARGIN, careful, chunk_length, mode_of
 from streamgen.scheduler.cost import CostModel, Rates, Shape
 
 SAVES = 0.05
 """A chunk joins a batch where that saves this share of its cost by itself; else it would only make the others wait."""
 
-LOST_S = 2.0
-"""A session that loses all its frames goes before others as if its deadlines were earlier by this (s)."""
+HANDOVER_S = 0.015
+"""Of a frame's budget this goes into scaling it, pacing and handing over (s)."""
+
+STEADY = 0.02
+"""A session that loses a larger share of its frames does not get a turn for every chunk."""
+
+LOST_S = 40.0
+"""A session that loses all its frames goes before others as if its deadlines were earlier by this (s): far more than
+budgets differ by, so that under overload all lose the same share."""
 
 FLUSH_S = 0.02
 """What a stream batch holds is finished this long before it would be late (s)."""
+
+NEVER = float("inf")
 
 
 class Queued(NamedTuple):
@@ -96,10 +105,13 @@ class _Ready(NamedTuple):
     batch: bool
     urgency: float
     session: str
-    due: float
+    deadline: float
+    """When its batch has to be done; never where it is late whatever is done, or has no deadlines (s)."""
     view: SessionView
     chunk: Chunk
     rates: Rates
+    service: float
+    """Of the chunk alone (s)."""
 
 
 class _Load(NamedTuple):
@@ -124,7 +136,8 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
     """Gives up frames that cannot be in time, then batches the sessions that are ready, earliest deadline first.
 
     `now` is on the clock of the deadlines (s). The batch is the most urgent chunk and those that can join it at a gain,
-    while every one of them, and the next after them, is as much in time as it would be without the others.
+    while every one of them, and who waits for them, is as much in time as it would be without the others. Who has lost
+    more of his frames than others goes before them.
     """
     drops: list[Drop] = []
     ready: list[_Ready] = []
@@ -139,13 +152,11 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
         if late:
             drops.extend([Drop(view.session, frame.id, "late") for frame in view.frames[:late]])
         if len(view.frames) - late >= length:
-            frames = tuple([frame.id for frame in view.frames[late : late + length]])
-            mode = view.mode if view.steps == 1 and view.held_due is None else _mode(view, length, its.rates)
-            ready.append(_entry(view, Chunk(view.session, frames, mode), view.due, its.rates))
+            ready.append(_whole(view, late, length, its))
         elif view.held_due is not None:
             flush_at = view.held_due - its.service - FLUSH_S
             if flush_at <= now:
-                ready.append(_entry(view, Chunk(view.session, ()), view.held_due, its.rates))
+                ready.append(_entry(view, Chunk(view.session, ()), view.held_due, view.held_due, its))
             else:
                 wakes.append(flush_at)
     wake = min(wakes, default=None)
@@ -164,7 +175,7 @@ def _terms(now: float, view: SessionView, cost: CostModel, capacity: Capacity) -
     rates, steps = cost.rates(view.shape), view.steps
     service = careful(rates.sequential(steps), rates)
     idle_end = capacity.ends(now, rates, 1, steps, steps)[2]
-    return _Terms(rates, service, idle_end + service - rates.sequential(steps))
+    return _Terms(rates, service, idle_end + service - rates.sequential(steps) + HANDOVER_S)
 
 
 def _late(view: SessionView, length: int, its: _Terms) -> int:
@@ -177,19 +188,34 @@ def _late(view: SessionView, length: int, its: _Terms) -> int:
     if not frames or frames[0].deadline >= its.end:
         return 0
     late = sum([frame.deadline < its.end for frame in frames])
-    if (length - 1) * view.interval + its.service > view.budget:
+    if (length - 1) * view.interval + its.service + HANDOVER_S > view.budget:
         late = min(late, max(0, len(frames) - length))
     return late
 
 
+def _whole(view: SessionView, late: int, length: int, its: _Terms) -> _Ready:
+    """The session's chunk, without the frames that are late."""
+    frames = view.frames[late : late + length]
+    due, deadline = view.due, frames[0].deadline
+    if view.held_due is not None:
+        due, deadline = min(due, view.held_due), min(deadline, view.held_due)
+    if view.batch or deadline < its.end:
+        deadline = NEVER
+    chunk = Chunk(view.session, tuple([frame.id for frame in frames]), _mode(view, length, its.rates))
+    return _entry(view, chunk, due, deadline, its)
+
+
 def _mode(view: SessionView, length: int, rates: Rates) -> Mode:
+    """What a stream batch holds waits for the session's next turn: where that may not come, nothing is held."""
+    if view.lost > STEADY:
+        return "sequential"
     fill = (length - 1) * view.interval
-    budget = view.budget if not view.batch else float("inf")
+    budget = view.budget if not view.batch else NEVER
     return mode_of(view.steps, length * view.interval, fill, budget, rates, view.mode)
 
 
-def _entry(view: SessionView, chunk: Chunk, due: float, rates: Rates) -> _Ready:
-    return _Ready(view.batch, due - LOST_S * view.lost, view.session, due, view, chunk, rates)
+def _entry(view: SessionView, chunk: Chunk, due: float, deadline: float, its: _Terms) -> _Ready:
+    return _Ready(view.batch, due - LOST_S * view.lost, view.session, deadline, view, chunk, its.rates, its.service)
 
 
 def _would_be_late(
@@ -210,34 +236,47 @@ def _would_be_late(
 
 
 def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[list[_Ready], _Load]:
-    """The most urgent chunk, and others that can join it."""
+    """The most urgent chunk, and others that can join it: while that saves, and all that could be in time still are,
+    those in the batch, and those that wait for its end and have not lost others of their frames already.
+    """
     first = ready[0]
     batch, load = [first], _load(first)
     if first.view.alone or capacity.max_batch == 1 or not first.chunk.frames:
         return batch, load
-    end = capacity.ends(now, first.rates, *load)[2]
-    next_due, next_service = float("inf"), 0.0
-    due = first.due
+    margin = MARGIN * first.rates.error
+
+    def sure_end(load: _Load) -> float:
+        return capacity.ends(now, first.rates, *load)[2] + margin * first.rates.batch(*load) + HANDOVER_S
+
+    end = sure_end(load)
+    deadline, others = first.deadline, NEVER
     for entry in ready[1:]:
-        view = entry.view
-        if view.shape != first.view.shape or entry.chunk.mode != first.chunk.mode:
-            if next_service == 0.0:
-                next_due, next_service = entry.due, entry.rates.sequential(view.steps)
-            continue
-        if view.alone or not entry.chunk.frames:
-            continue
-        grown = _grown(load, _load(entry))
-        alone = first.rates.batch(*_load(entry))
-        if first.rates.batch(*grown) > first.rates.batch(*load) + (1 - SAVES) * alone:
+        grown = _grown(load, _load(entry)) if _joins(first, entry) else None
+        grown_end = NEVER if grown is None else sure_end(grown)
+        if grown is None or grown_end > entry.deadline:
+            begins = entry.deadline - entry.service
+            if end <= begins and entry.view.lost <= STEADY:
+                others = min(others, begins)
+        elif end <= min(deadline, others) < grown_end or not _saves(first.rates, load, grown, entry):
             break
-        grown_end = capacity.ends(now, first.rates, *grown)[2]
-        if end <= min(due, entry.due) < grown_end or end + next_service <= next_due < grown_end + next_service:
-            break
-        batch.append(entry)
-        load, end, due = grown, grown_end, min(due, entry.due)
-        if len(batch) == capacity.max_batch:
-            break
+        else:
+            batch.append(entry)
+            load, end, deadline = grown, grown_end, min(deadline, entry.deadline)
+            if len(batch) == capacity.max_batch:
+                break
     return batch, load
+
+
+def _saves(rates: Rates, load: _Load, grown: _Load, entry: _Ready) -> bool:
+    """Whether a batch with `entry` costs less than one without it and `entry` by itself."""
+    return rates.batch(*grown) <= rates.batch(*load) + (1 - SAVES) * rates.batch(*_load(entry))
+
+
+def _joins(first: _Ready, entry: _Ready) -> bool:
+    """Whether the two can be in one batch."""
+    view = entry.view
+    alike = view.shape == first.view.shape and entry.chunk.mode == first.chunk.mode
+    return alike and not view.alone and bool(entry.chunk.frames)
 
 
 def _load(entry: _Ready) -> _Load:

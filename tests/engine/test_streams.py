@@ -88,6 +88,12 @@ def test_parameters_change_without_a_cut() -> None:
     expect(run(streams, [work("a", replace(PARAMS, prompt="oil"), 1)])[0], replace(PARAMS, prompt="oil"), 1)
 
 
+def test_another_vae_begins_a_new_stream() -> None:
+    streams, light = Streams(Watched(spec=replace(SPEC, light_vae=True))), replace(PARAMS, vae="light")
+    run(streams, [work("a")])
+    expect(run(streams, [work("a", light)])[0], light, 0)
+
+
 def test_first_size_and_close_begin_a_new_stream() -> None:
     pipeline = Watched()
     streams = Streams(pipeline)

@@ -145,3 +145,11 @@ def test_never_before_it_is_finished_and_never_held_longer_than_a_chunk_needs(
         for frame in frames:
             shown = pacer.schedule(frame, finished)
             assert finished <= shown <= finished + span + Pacer.SLACK_S + 1e-6
+
+
+def test_a_result_that_came_in_time_is_not_held_until_it_is_late() -> None:
+    pacer = Pacer()
+    pacer.schedule(0.0, 0.5)
+    assert pacer.schedule(0.1, 0.51, latest=0.55) == 0.55
+    assert 0.6 < pacer.schedule(0.2, 0.6, latest=0.9) < 0.9
+    assert pacer.schedule(0.3, 0.7, latest=0.65) > 0.7  # late in any case, so at its distance

@@ -1,0 +1,79 @@
+"""A device as it truly is: what work takes on it, noise and hiccups included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+
+from streamgen.engine.work import StageTimes
+from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.cost import STAGES, UNKNOWN, CostModel, Line, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a simulated engine runs on."""
+
+    costs: CostModel
+    """The true lines, at speed 1."""
+    speed: float = 1.0
+    """So many times as fast."""
+    spread: float = 0.05
+    """Of what each stage takes: the standard deviation of its logarithm, about the mean of the lines."""
+    hiccups: float = 0.0
+    """Share of the batches that take longer, by `hiccup_s` in the mean."""
+    hiccup_s: float = 0.05
+    max_batch: int = 4
+    depth: int = 3
+    """Batches that it takes at once, those that run included."""
+    overlap: bool = False
+    slots: int | None = None
+    """Sessions whose states its memory holds."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """As the scheduler knows it."""
+        return Capacity(self.max_batch, self.overlap, self.slots)
+
+    @property
+    def scaled(self) -> CostModel:
+        """The true lines at its speed."""
+        lines = {
+            key: Line(line.fixed / self.speed, line.row / self.speed, line.error, line.seen)
+            for key, line in self.costs.lines.items()
+        }
+        return CostModel(lines)
+
+    def times(self, shape: Shape, chunks: int, calls: int, rows: int, decoded: int, random: Random) -> StageTimes:
+        """What a batch takes this time."""
+        work = {"transfer": (1, chunks), "encode": (1, chunks), "denoise": (calls, rows), "decode": (1, decoded)}
+        # of this logarithm's distribution the mean is 1
+        factors = [math.exp(random.gauss(-self.spread * self.spread / 2, self.spread)) for _ in STAGES]
+        transfer, encode, denoise, decode = (
+            self.costs.line(stage, shape).seconds(*work[stage]) / self.speed * factor if work[stage][1] else 0.0
+            for stage, factor in zip(STAGES, factors, strict=True)
+        )
+        if random.random() < self.hiccups:
+            denoise += random.expovariate(1 / self.hiccup_s)
+        return StageTimes(transfer, encode, denoise, decode, chunks, calls, rows, decoded)
+
+    def warmed_up(self, shapes: Iterable[tuple[Shape, int]]) -> CostModel:
+        """What the service knows of it once it is warm: lines through batches of one and two chunks of (shape, steps)."""
+        batches = [(shape, chunks, steps, chunks * steps) for shape, steps in shapes for chunks in (1, 2)]
+        return UNKNOWN.seeded((batch[0], self._exactly(*batch)) for batch in batches)
+
+    def _exactly(self, shape: Shape, chunks: int, calls: int, rows: int) -> StageTimes:
+        """What a batch takes by the lines."""
+        return StageTimes(*self.scaled.costs(shape, chunks, calls, rows), chunks, calls, rows, chunks)
+
+
+def cost_model(shape: Shape, lines: dict[str, tuple[float, float]]) -> CostModel:
+    """True costs from seconds per call and per row of each stage at `shape`; others in proportion to their pixels."""
+    model: dict[tuple[str, Shape], Line] = {}
+    for stage in STAGES:
+        fixed, row = lines[stage]
+        key = Shape(1, shape.width, shape.height) if stage == "denoise" else shape
+        model[stage, key] = Line(fixed, row, 0.0)
+    return CostModel(model)  # type: ignore[arg-type]

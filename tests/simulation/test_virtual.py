@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from streamgen.simulation import virtual
+from streamgen.simulation.virtual import LoopClock
+
+
+def test_a_day_is_over_at_once_and_timers_fire_in_their_order() -> None:
+    async def day() -> list[tuple[str, float]]:
+        loop = asyncio.get_running_loop()
+        clock, seen = LoopClock(loop), []
+
+        async def note(name: str, seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            seen.append((name, clock.now()))
+
+        await asyncio.gather(note("noon", 43200.0), note("night", 86400.0), note("dawn", 21600.5))
+        return seen
+
+    assert virtual.run(day()) == [("dawn", 21600.5), ("noon", 43200.0), ("night", 86400.0)]
+
+
+def test_work_takes_no_time() -> None:
+    async def busy() -> float:
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        return asyncio.get_running_loop().time()
+
+    assert virtual.run(busy()) == 0.0
+
+
+def test_timeouts_hold_in_virtual_time() -> None:
+    async def patient() -> float:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(30.0):
+                await asyncio.sleep(31.0)
+        return asyncio.get_running_loop().time()
+
+    assert virtual.run(patient()) == 30.0
+
+
+def test_waiting_for_nothing_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="everybody waits"):
+        virtual.run(asyncio.Event().wait())
