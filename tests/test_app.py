@@ -162,10 +162,17 @@ async def test_jobs_go_with_the_service(tmp_path: Path, monkeypatch: pytest.Monk
         done = await reaches(8)
         os.kill(service.worker(), signal.SIGKILL)
         await reaches(done + 20)
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.ports()[0])
+        head = "POST /api/jobs?prompt=ink HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n"
+        writer.write(head.encode() + clip[:1000])
+        await until(lambda: len(list(folder.glob("streamgen-*"))) == 2)
         service.process.send_signal(signal.SIGTERM)
         assert await service.process.wait() == 0
         assert not [line for line in service.err if "Traceback" in line or "ERROR" in line]
-    assert list(folder.glob("streamgen-jobs-*")) == []
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+        writer.close()
+    assert list(folder.glob("streamgen-*")) == []
 
 
 async def test_a_whole_session_a_killed_worker_and_the_end() -> None:

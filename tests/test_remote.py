@@ -178,7 +178,7 @@ async def test_ctrl_c_cancels_the_job_there_and_leaves_nothing(
         *(sys.executable, "-m", "streamgen.cli", *words.split()), stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     conditions: dict[str, Callable[[], bool]] = {
-        "sends": lambda: service.jobs._arriving > 0,
+        "sends": lambda: bool(service.jobs._arriving),
         "waits": lambda: any(held.job.position for held in service.jobs._held.values()),
         "runs": lambda: any(held.job.frames_done for held in service.jobs._held.values()),
     }
@@ -189,7 +189,7 @@ async def test_ctrl_c_cancels_the_job_there_and_leaves_nothing(
     assert (process.returncode, out.decode()) == (130, "")
     assert err.decode() == f"interrupted; {target} was not written\n"
     stored.set()
-    await until(lambda: (service.left, service.jobs._held, service.jobs._arriving) == ([], {}, 0))
+    await until(lambda: (service.left, service.jobs._held, service.jobs._arriving) == ([], {}, set()))
     assert files_in(tmp_path) == [source]
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,18 +43,19 @@ class OpenFiles:
 
 
 class JobFiles:
-    """A folder of its own with the source and the copy. What blocks runs in one thread, one thing after the other.
+    """A private folder with the source and the copy. What blocks runs in one thread, one thing after the other.
 
     Raises MediaFileError, and BusyError where the disk takes no more. Names of files have nothing of the client's.
     """
 
-    def __init__(self, folder: Path, kind: str) -> None:
-        """`folder` is made here; `kind` is the copy's format: mp4, mkv or webm."""
+    def __init__(self, kind: str, parent: Path | None = None) -> None:
+        """`kind` is the copy's format: mp4, mkv or webm; `parent` is where the folder is made, by default where the
+        system has temporary files.
+        """
         with _stored():
-            folder.mkdir(mode=0o700)
-        self.folder = folder
-        self.source = folder / "source"
-        self.result = folder / f"result.{kind}"
+            self._folder = Path(tempfile.mkdtemp(prefix="streamgen-job-", dir=parent))
+        self.source = self._folder / "source"
+        self.result = self._folder / f"result.{kind}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="job", initializer=_give_way)
         self._open = contextlib.ExitStack()
         self._closed = False
@@ -102,7 +104,7 @@ class JobFiles:
     def _close(self) -> None:
         with contextlib.suppress(_GivenUpError), self._open:
             raise _GivenUpError
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.wrap_future(self._thread.submit(call, *args, **kwargs))

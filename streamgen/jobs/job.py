@@ -275,7 +275,7 @@ class Job:
         del self._flights[0]
         self._failures = 0
         self._sent -= len(work.frames)
-        for frame, result in zip(work.frames, pixels, strict=False):
+        for frame, result in zip(work.frames, pixels, strict=True):
             source = self._frames.popleft()
             assert source.frame is frame
             self._results.append(Picture(result, frame.pts, source.duration))

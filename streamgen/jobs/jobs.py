@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,19 +69,26 @@ class _Held:
 
 
 class Jobs:
-    """Lives in one event loop, beside the Service. Files are in a private folder, which `stop` removes."""
+    """Lives in one event loop, beside the Service. Each job's files are in a private folder that goes with it."""
 
     def __init__(
-        self, config: Config, engine: EngineView, scheduler: Scheduler, clock: Clock, metrics: Metrics
+        self,
+        config: Config,
+        engine: EngineView,
+        scheduler: Scheduler,
+        clock: Clock,
+        metrics: Metrics,
+        folder: Path | None = None,
     ) -> None:
+        """Jobs have their folders in `folder`, by default where the system has temporary files."""
         self._config = config
         self._engine = engine
         self._scheduler = scheduler
         self._clock = clock
         self._metrics = metrics
-        self._folder = Path(tempfile.mkdtemp(prefix="streamgen-jobs-"))
-        self._arriving = 0
-        """Files that are being received."""
+        self._folder = folder
+        self._arriving: set[asyncio.Timeout] = set()
+        """What can end the receiving of each file that comes now."""
         self._held: dict[str, _Held] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -107,7 +112,7 @@ class Jobs:
     @property
     def free(self) -> int:
         """Jobs that would be taken now."""
-        under_way = self._arriving + sum(not held.job.over for held in self._held.values())
+        under_way = len(self._arriving) + sum(not held.job.over for held in self._held.values())
         return max(0, self._config.max_jobs - under_way)
 
     def _expect(self, asked: Mapping[str, object], kind: str) -> None:
@@ -138,10 +143,11 @@ class Jobs:
         reading `body` raises; then nothing is left of it.
         """
         self._expect(asked, kind)
-        with self._counted():
-            files = JobFiles(self._folder / secrets.token_hex(8), kind)
+        files = JobFiles(kind, self._folder)
+        with self._counted() as until:
             try:
-                await upload.receive(body, announced, self.most_bytes, files.append)
+                async with until:
+                    await upload.receive(body, announced, self.most_bytes, files.append)
                 opened = await files.open(self._engine.spec, asked)
                 job = self._enter(opened, client)
             except BaseException:
@@ -158,12 +164,13 @@ class Jobs:
     async def stop(self) -> None:
         """Ends and forgets all jobs; no more are taken."""
         self._stopping = True
+        for until in self._arriving:
+            until.reschedule(asyncio.get_running_loop().time())
         await self._forget(list(self._held.values()))
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _enter(self, opened: OpenFiles, client: str) -> Job:
         if self._stopping:
-            raise BusyError("the service is stopping", RETRY_STARTING_S)
+            raise _stopping()
         job = Job(
             secrets.token_urlsafe(16),
             opened.copy.params,
@@ -183,12 +190,18 @@ class Jobs:
         return job
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._arriving += 1
+    def _counted(self) -> Iterator[asyncio.Timeout]:
+        """A file is being received. Raises BusyError where that was ended, as the service stops."""
+        until = asyncio.timeout(None)
+        self._arriving.add(until)
         try:
-            yield
+            yield until
+        except TimeoutError:
+            if not until.expired():
+                raise
+            raise _stopping() from None
         finally:
-            self._arriving -= 1
+            self._arriving.remove(until)
 
     async def _hold(self, held: _Held, opened: OpenFiles) -> None:
         job = held.job
@@ -245,3 +258,7 @@ class Jobs:
             return self._held[job_id]
         except KeyError:
             raise JobNotFoundError("no job has this id; results are kept for a while only") from None
+
+
+def _stopping() -> BusyError:
+    return BusyError("the service is stopping", RETRY_STARTING_S)

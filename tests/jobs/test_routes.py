@@ -162,7 +162,7 @@ async def test_a_body_that_stands_still_is_408(
 
     async def stands() -> AsyncIterator[bytes]:
         yield clip[:1000]
-        await until(lambda: workshop.jobs._arriving == 0)
+        await until(lambda: not workshop.jobs._arriving)
 
     answer = await http.post("/api/jobs", params=QUERY, content=stands())
     assert (answer.status_code, answer.json()["error"]["code"]) == (408, "too_slow")

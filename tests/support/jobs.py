@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,12 +58,9 @@ class Workshop:
         capacity = Capacity(max_batch=max_batch, sessions=sessions)
         self.loop = Loop(self.engine, self.clock, self.metrics, capacity, cost=cost, depth=1)
         self.engine.on_restart = self.loop.restarted
-        self.jobs = Jobs(Config(**settings), self.engine, self.loop, self.clock, self.metrics)
+        self.folder = Path(tempfile.mkdtemp())
+        self.jobs = Jobs(Config(**settings), self.engine, self.loop, self.clock, self.metrics, self.folder)
         self.task = asyncio.create_task(self.loop.run())
-
-    @property
-    def folder(self) -> Path:
-        return self.jobs._folder
 
     @property
     def left(self) -> list[Path]:
@@ -94,6 +92,7 @@ class Workshop:
 
     async def stop(self) -> None:
         await self.jobs.stop()
+        self.folder.rmdir()  # which has to be empty
         self.task.cancel()
         await asyncio.wait([self.task])
 
