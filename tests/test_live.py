@@ -162,7 +162,7 @@ async def test_a_file_is_restyled_beside_a_live_session(server: Server, scene: P
         for number in range(22):
             writer.write(Picture(scene, number, 1))
     async with Client(server.url) as client:
-        session = await client.open(repeated(scene), fps=4.0, prompt="thermal camera")
+        session = await client.open(repeated(scene), fps=4.0, prompt="thermal camera", keep="size")
         await results(session, 4)
         words = ("run", source, "--prompt", "technical blueprint", "-o", target, "--url", server.url)
         process = await asyncio.create_subprocess_exec(
