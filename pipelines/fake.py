@@ -127,8 +127,9 @@ class FakePipeline:
         """Parameters from the next encoded chunk on."""
         with self._alone("encode", state):
             self._check_open(state)
-            if (params.width, params.height) != (state.params.width, state.params.height):
-                raise ParamsError("width", "cannot change within a stream; open a new state")
+            for name in ("width", "height", "vae"):
+                if getattr(params, name) != getattr(state.params, name):
+                    raise ParamsError(name, "cannot change within a stream; open a new state")
             self._stumble("update", params)
             state.params = params
 
@@ -244,7 +245,8 @@ def build_fake(preset: Preset, choices: Choices, environ: Mapping[str, str] = os
     """
     if choices.loras:
         raise PresetError(f"{preset.name} has no model that a LoRA file could be merged into")
-    cost = replace(FakeCost(**preset.settings["cost"]), **_costs(environ.get("STREAMGEN_FAKE_COST", "")))
+    changed = _costs(environ.get("STREAMGEN_FAKE_COST", ""))
+    cost = FakeCost(**{**preset.settings["cost"], **changed})
     spec = replace(FAKE_SPEC, defaults=preset.defaults, light_vae=cost.light_decode_s > 0, device=f"fake {cost}")
     return FakePipeline(spec, cost)
 

@@ -209,13 +209,14 @@ def _pool() -> ThreadPoolExecutor:
 def _begin(scheduler: Loop, engine: Engine, config: Config) -> CostFile | None:
     """Tells the scheduler what the engine turned out to be; gives the file in which its costs are kept."""
     spec = engine.spec
-    slots = min(config.max_sessions, spec.session_slots or config.max_sessions)
     measured: dict[Shape, list[StageTimes]] = {}
     for warm in engine.warmup:
         measured.setdefault(Shape(warm.frames, warm.width, warm.height), []).append(warm.times)
     file = None if config.cost_folder is None else CostFile(config.cost_folder, spec.name, spec.device)
     cost = begun(file.load() if file else UNKNOWN, measured)
-    scheduler.begin(Capacity(MAX_BATCH, spec.overlap, slots), cost, DEPTH if spec.overlap else 2)
+    scheduler.begin(
+        Capacity(MAX_BATCH, spec.overlap, config.max_sessions, spec.session_slots), cost, DEPTH if spec.overlap else 2
+    )
     return file
 
 

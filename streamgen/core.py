@@ -270,7 +270,10 @@ class Pipeline(Protocol[S]):
         ...
 
     def update(self, state: S, params: Params) -> None:
-        """New parameters from the next chunk on, without a cut. A new size is a ParamsError: open a new state."""
+        """New parameters from the next chunk on, without a cut.
+
+        Another size or VAE is a ParamsError: open a new state.
+        """
         ...
 
     def encode(self, chunks: Sequence[tuple[S, Pixels]]) -> list[Row[S]]:

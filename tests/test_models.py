@@ -206,6 +206,23 @@ def test_the_doctor_learns_what_presets_need(folder: Path) -> None:
     assert models.needs()[0].missing_bytes == 0
 
 
+def test_a_light_codec_is_pulled_verified_and_counted_beside_the_full_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMGEN_MODELS", str(tmp_path))
+    wan = pipelines.PRESETS["wan-1.3b"]
+    both = replace(wan, settings={**wan.settings, "codec": "wan", "light_codec": "taehv"})
+    monkeypatch.setattr(pipelines, "PRESETS", {"single": wan, "both": both})
+    pulled, verified = run(capsys, "pull", "both", "--dry-run")[1], run(capsys, "verify", "both")[1]
+    for path in ("madebyollin/taehv/taew2_1.pth", "Wan-AI/Wan2.1-T2V-1.3B/Wan2.1_VAE.pth"):
+        assert f"->  {tmp_path}/{path}\n" in pulled
+        assert f"{tmp_path}/{path}: missing\n" in verified
+    single, double = models.needs()
+    assert double.weights_bytes - single.weights_bytes == pytest.approx(0.25e9, rel=0.02)
+    assert double.session_bytes > single.session_bytes
+    assert double.missing_bytes == single.missing_bytes
+
+
 def test_the_real_presets_are_in_the_list(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,9 @@
 /**
  * The page's states, and what leads from one to the next. Pure: decides, and never touches the page or the network.
  *
- *     idle -> asking -> connecting -> warming -> live <-> paused
- *               |         |  ^  ^        \         |        /
- *               |         v  |  |         +-- reconnecting
+ *     idle -> asking -> connecting -> queued -> warming -> live <-> paused
+ *               |         |  ^  ^        \        \         |        /
+ *               |         v  |  |         +--------+-- reconnecting
  *               |      busy -+  +- starting
  *               +-> error <- (from anywhere; start leads out)
  *
@@ -11,12 +11,14 @@
  */
 
 /**
- * @typedef {"idle" | "asking" | "connecting" | "starting" | "busy" | "warming" | "live" | "paused" | "reconnecting"
- *   | "error"} Name
+ * @typedef {"idle" | "asking" | "connecting" | "starting" | "busy" | "queued" | "warming" | "live" | "paused"
+ *   | "reconnecting" | "error"} Name
  * @typedef {{code: string, message?: string}} Problem
- * @typedef {{name: Name, problem?: Problem, retryAt?: number, attempt?: number, position?: number}} State
+ * @typedef {{name: Name, problem?: Problem, retryAt?: number, attempt?: number, position?: number,
+ *   estimateS?: number | null}} State
  * @typedef {{type: "start"} | {type: "stop"} | {type: "source"} | {type: "retry"} | {type: "starting"}
- *   | {type: "busy", retryAt: number} | {type: "failed", problem: Problem} | {type: "queue", position: number}
+ *   | {type: "busy", retryAt: number} | {type: "failed", problem: Problem}
+ *   | {type: "queue", position: number, estimateS: number | null}
  *   | {type: "session", state: string, attempt?: number}} Event
  */
 
@@ -24,7 +26,9 @@
 export const IDLE = Object.freeze({ name: "idle" });
 
 /** @type {Record<string, Name>} States of a session that the page shows, as the service and the SDK call them. */
-const SESSION_STATES = { connecting: "warming", warming: "warming", live: "live", paused: "paused", reconnecting: "reconnecting" };
+const SESSION_STATES = {
+  connecting: "warming", queued: "queued", warming: "warming", live: "live", paused: "paused", reconnecting: "reconnecting",
+};
 
 /** @type {Record<string, Name[]>} Where each event means something, and for `stop` and `failed` see `next`. */
 const HEARD_IN = {
@@ -33,9 +37,9 @@ const HEARD_IN = {
   starting: ["connecting", "starting", "busy"],
   busy: ["connecting", "starting", "busy"],
   retry: ["starting", "busy"],
-  session: ["connecting", "warming", "live", "paused", "reconnecting"],
-  queue: ["connecting", "warming"],
-  failed: ["idle", "asking", "connecting", "starting", "busy", "warming", "live", "paused", "reconnecting", "error"],
+  session: ["connecting", "queued", "warming", "live", "paused", "reconnecting"],
+  queue: ["connecting", "queued", "warming"],
+  failed: ["idle", "asking", "connecting", "starting", "busy", "queued", "warming", "live", "paused", "reconnecting", "error"],
 };
 
 /**
@@ -51,7 +55,7 @@ export function next(state, event) {
     case "retry": return { name: "connecting" };
     case "starting": return state.name === "starting" ? state : { name: "starting" };
     case "busy": return { name: "busy", retryAt: event.retryAt };
-    case "queue": return { name: state.name, position: event.position };
+    case "queue": return inQueue(state, event);
     case "failed": return { name: "error", problem: event.problem };
     case "session": return inSession(state, event);
   }
@@ -62,7 +66,13 @@ function inSession(state, event) {
   const name = SESSION_STATES[event.state];
   if (!name) return state;
   if (name === "reconnecting") return { name, attempt: event.attempt ?? 1 };
-  return name === state.name && state.position === undefined ? state : { name };
+  return name === state.name ? state : { name };
+}
+
+/** @param {State} state @param {{position: number, estimateS: number | null}} event @returns {State} */
+function inQueue(state, { position, estimateS }) {
+  const known = state.name === "queued" && state.position === position && state.estimateS === estimateS;
+  return known ? state : { name: "queued", position, estimateS };
 }
 
 /** Whether the start button now stops. @param {State} state */

@@ -85,11 +85,12 @@ const REASONS = {
   restart: "at a fresh start",
   error: "the engine failed",
   unwatched: "while nobody watched",
+  queued: "while in the queue",
   closed: "at the end",
 };
 
-/** Reasons for which dropping is what was asked for. */
-const ON_PURPOSE = new Set(["rate", "paused", "unwatched"]);
+/** Reasons for which dropping is what was asked for, or no part of a stream that runs. */
+const ON_PURPOSE = new Set(["rate", "paused", "unwatched", "queued"]);
 
 /** Reasons and their counts, most frequent first. @param {Record<string, number>} drops @returns {[string, number][]} */
 export function reasons(drops) {
@@ -104,14 +105,33 @@ export const lost = (drops) => Object.entries(drops)
   .reduce((sum, [reason, count]) => sum + (ON_PURPOSE.has(reason) ? 0 : count), 0);
 
 /**
- * What the session promises and whether it holds now. A source that is slower than the promise cannot break it.
+ * Where a frame's time goes: the parts of its latency in the order of `names`, with their shares of the whole.
+ * @param {Record<string, number>} stagesMs @param {readonly string[]} names
+ * @returns {{name: string, ms: number, share: number}[]} without those that take no time worth a mention
+ */
+export function stages(stagesMs, names) {
+  const whole = names.reduce((sum, name) => sum + (stagesMs[name] ?? 0), 0);
+  return names.map((name) => ({ name, ms: stagesMs[name] ?? 0, share: whole ? (stagesMs[name] ?? 0) / whole : 0 }))
+    .filter(({ ms }) => ms >= 0.5);
+}
+
+/** Shapes closer than this are the same, but for the rounding of sizes. */
+const ALIKE = 1.12;
+
+/** Whether a picture has clearly another shape than another; not where one has none yet. @param {number} shape @param {number} other width / height */
+export const reshaped = (shape, other) => shape > 0 && Math.max(shape / other, other / shape) > ALIKE;
+
+/**
+ * What the session was promised and whether it holds now. Under load the promise is what it runs at, which the page
+ * says beside it. A source that is slower than the promise cannot break it; who is promised nothing has none to break.
  * @param {Params} params @param {Stats | undefined} stats
  * @returns {{text: string, kept: boolean | undefined}} `kept` is undefined while nothing was measured
  */
 export function promise(params, stats) {
   if (params.fps === undefined || params.slo_ms === undefined) return { text: "–", kept: undefined };
-  const text = `${Number(params.fps.toFixed(1))} fps in ${duration(params.slo_ms).replace(".00", "")}`;
-  if (!stats || stats.frames_out === 0) return { text, kept: undefined };
-  const wanted = Math.min(params.fps, stats.fps_in);
+  const promised = stats?.plan.fps ?? params.fps;
+  const text = `${Number(promised.toFixed(1))} fps in ${duration(params.slo_ms).replace(".00", "")}`;
+  if (!stats || stats.frames_out === 0 || stats.plan.promised === false) return { text, kept: undefined };
+  const wanted = Math.min(promised, stats.fps_in);
   return { text, kept: stats.fps_out >= 0.9 * wanted && stats.latency_ms.p95 <= params.slo_ms };
 }

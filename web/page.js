@@ -28,6 +28,7 @@ class Page {
   act(action) {
     if (action === "start") this.start();
     else if (action === "resume") this.studio.session?.resume();
+    else if (action === "leave") this.studio.stop();
     else if (action === "token") /** @type {HTMLFormElement} */ (element("token-form")).requestSubmit();
     else this.studio.choose(action);
   }
@@ -113,6 +114,7 @@ class Page {
       view.seed.value = String(Math.floor(Math.random() * (Number(view.seed.max) + 1)));
       this.studio.live?.set({ seed: view.values.seed });
     });
+    on("keep", "change", () => this.studio.live?.set({ keep: view.keep }));
     on("mirror", "click", () => view.showMirrored(!this.isMirrored()));
     on("snapshot", "click", () => void snapshot(view.result, this.isMirrored()));
     on("link", "click", () => void this.copyLink());

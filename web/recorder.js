@@ -1,6 +1,12 @@
 /** Keeping the result: a picture, or a recording; both end as a download. */
 
-const TYPES = ["video/mp4;codecs=avc1.42E01E", "video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm"];
+/**
+ * The first that the browser knows. Under load results become smaller while one records: avc3 says anew with each key frame how
+ * large it is, avc1 only at the head of the file, and what follows a change is then lost.
+ */
+const TYPES = [
+  "video/mp4;codecs=avc3.42E01E", "video/mp4;codecs=avc1.42E01E", "video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm",
+];
 
 /** @param {Blob} blob @param {string} name */
 function download(blob, name) {

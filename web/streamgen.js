@@ -11,19 +11,29 @@
 /**
  * @typedef {{prompt?: string, negative_prompt?: string, steps?: number, noise?: number, seed?: number, width?: number,
  *   height?: number, fit?: "cover" | "contain", fps?: number, slo_ms?: number, max_kbps?: number,
- *   late?: "show" | "drop", stamp?: boolean}} Params
- *   Without width and height the result has the shape of the source; with one of them the other follows
+ *   late?: "show" | "drop", vae?: "full" | "light", keep?: string, priority?: "live" | "batch", stamp?: boolean}} Params
+ *   Without width and height the result has the shape of the source; with one of them the other follows. `keep` names what
+ *   may not be lowered under load, as "steps,size" (of steps, fps, size, vae)
  * @typedef {{fps_in: number, fps_out: number, latency_ms: {p50: number, p95: number, max: number}, frames_in: number,
- *   frames_out: number, deadline_misses: number, drops: Record<string, number>, plan: Record<string, unknown>,
- *   state: string, network?: Record<string, number>}} Stats
+ *   frames_out: number, deadline_misses: number, drops: Record<string, number>, plan: Plan,
+ *   state: string, network?: Record<string, number>, stages_ms?: Record<string, number>}} Stats
+ *   `stages_ms` says where a frame's time goes: fill, queue, transfer, encode, denoise, decode, pace
+ * @typedef {{rung?: number, rungs?: number, steps?: number, fps?: number, width?: number, height?: number, vae?: string}
+ *   & Record<string, unknown>} Plan what runs now, and more about the last chunk
+ * @typedef {{position: number, estimateS: number | null}} Place
+ *   In the queue: 1 is the next; seconds until its turn, null where the service cannot tell
+ * @typedef {{rung: number, rungs: number, steps: number, fps: number, width: number, height: number, vae: string,
+ *   reason: string}} Quality
+ *   What runs from the next chunk on. Rung 0 of the `rungs` is what was asked for, each further one is lighter. The reason is
+ *   load (too much is asked of the device), room (there is room again) or asked (this client wishes something else)
  * @typedef {{type?: string, default?: any, minimum?: number, maximum?: number, maxLength?: number, enum?: string[]}} ParamSchema
  * @typedef {{name: string, title: string, loaded: boolean, native_fps: number, width: number, height: number,
  *   params: {properties: Record<string, ParamSchema>}, styles: {name: string, prompt: string}[]}} Preset
- * @typedef {"connecting" | "warming" | "live" | "paused" | "reconnecting" | "closed"} SessionState
+ * @typedef {"connecting" | "queued" | "warming" | "live" | "paused" | "reconnecting" | "closed"} SessionState
  * @typedef {{state: SessionState, attempt?: number, retryInMs?: number, reason?: string}} StateDetail
  * @typedef {{state: StateDetail, stats: Stats, applied: {seq: number, frame: number},
- *   rejected: {seq: number, error: StreamgenError}, restarted: {reason: string}, queue: {position: number},
- *   closing: {reason: string}, error: StreamgenError, track: MediaStreamTrack}} SessionEvents
+ *   rejected: {seq: number, error: StreamgenError}, restarted: {reason: string}, queue: Place,
+ *   quality: Quality, closing: {reason: string}, error: StreamgenError, track: MediaStreamTrack}} SessionEvents
  * @typedef {{setTimeout: (run: () => void, ms: number) => any, clearTimeout: (timer: any) => void}} Timers
  */
 
@@ -34,6 +44,11 @@ const CONNECT_MS = 15000;
 const DISCONNECT_GRACE_MS = 2500;
 /** States that the service tells of without asking for anything: who hears of them is not away, and `closing` says why. */
 const NOT_FOR_ITS_CLIENT = new Set(["away", "closed"]);
+/** States in which a session may still have a place in the queue. */
+const NOT_ADMITTED = new Set(["connecting", "queued", "reconnecting"]);
+/** Up to this share is added to a wait: those who were refused together must not come back together. */
+const JITTER = 0.2;
+const SHORTEST_WAIT_MS = 250;
 const BACKOFF_MS = [250, 1000, 2000, 4000, 8000, 10000, 10000, 10000];
 
 /** Root of all errors of the SDK. `code` is stable and meant for programs, `message` is meant for people. */
@@ -101,16 +116,19 @@ export function serviceError(status, body, retryAfter = null) {
 export class StreamgenClient {
   /**
    * @param {{url: string | URL, token?: string, fetch?: typeof fetch, RTCPeerConnection?: typeof RTCPeerConnection,
-   *   MediaStream?: typeof MediaStream, timers?: Timers, iceServers?: RTCIceServer[]}} options
-   *   `url` is the service's root; `iceServers` is used until the service names its own.
+   *   MediaStream?: typeof MediaStream, timers?: Timers, now?: () => number, random?: () => number,
+   *   iceServers?: RTCIceServer[]}} options
+   *   `url` is the service's root; `iceServers` is used until the service names its own; `now` counts milliseconds.
    */
-  constructor({ url, token, iceServers = [], timers = globalThis, ...options }) {
+  constructor({ url, token, iceServers = [], timers = globalThis, random = Math.random, ...options }) {
     this.url = new URL(url);
     this.token = token;
     this.iceServers = iceServers;
     this.fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
     this.RTCPeerConnection = options.RTCPeerConnection ?? globalThis.RTCPeerConnection;
     this.MediaStream = options.MediaStream ?? globalThis.MediaStream;
+    this.now = options.now ?? (() => performance.now());
+    this.random = random;
     this.timers = {
       /** @param {() => void} run @param {number} ms */
       setTimeout: (run, ms) => timers.setTimeout(run, ms),
@@ -140,12 +158,29 @@ export class StreamgenClient {
    * see `session.state` and its `state` event.
    * @param {MediaStream} source its first video track is sent
    * @param {Params} [params] the preset's defaults hold for what is left out
-   * @param {{signal?: AbortSignal}} [options]
+   * @param {{signal?: AbortSignal, patience?: number}} [options] for `patience` seconds a service without room is asked
+   *   again, whenever its Retry-After says, and once more at the end. One that has room in its queue takes the session at
+   *   once: then `session.queue` and the `queue` event tell its place, and frames are dropped meanwhile.
    * @returns {Promise<StreamgenSession>}
    * @throws {StreamgenError} ConnectError, BusyError, UnauthorizedError, ParamsError, ServiceError
    */
-  open(source, params = {}, { signal } = {}) {
-    return StreamgenSession.open(this, source, params, signal);
+  open(source, params = {}, options = {}) {
+    return StreamgenSession.open(this, source, params, options);
+  }
+
+  /** Resolves after `ms`; rejects when aborted. @param {number} ms @param {AbortSignal} [signal] @returns {Promise<void>} */
+  wait(ms, signal) {
+    return new Promise((resolve, reject) => {
+      const done = () => {
+        this.timers.clearTimeout(timer);
+        signal?.removeEventListener("abort", done);
+        if (signal?.aborted) reject(signal.reason);
+        else resolve();
+      };
+      const timer = this.timers.setTimeout(done, ms);
+      signal?.addEventListener("abort", done);
+      if (signal?.aborted) done();
+    });
   }
 
   /**
@@ -312,8 +347,8 @@ class Connection {
 
 /**
  * A live stream. Keeps its parameters and comes back by itself when the connection is lost.
- * Events (CustomEvent, see SessionEvents for their `detail`): state, stats, applied, rejected, restarted, queue, closing,
- * error, track. After `error` the session is closed.
+ * Events (CustomEvent, see SessionEvents for their `detail`): state, stats, applied, rejected, restarted, queue, quality,
+ * closing, error, track. After `error` the session is closed.
  */
 export class StreamgenSession extends EventTarget {
   /** @type {StreamgenClient} */ #client;
@@ -341,16 +376,37 @@ export class StreamgenSession extends EventTarget {
     this.stream = new client.MediaStream();
     /** @type {Stats | undefined} The newest statistics. */
     this.stats = undefined;
+    /** @type {Quality | undefined} What the service said last about how the session runs. */
+    this.quality = undefined;
+    /** @type {Place | undefined} Its place in the queue, until it is admitted. */
+    this.queue = undefined;
   }
 
-  /** @param {StreamgenClient} client @param {MediaStream} source @param {Params} params @param {AbortSignal} [signal] */
-  static async open(client, source, params, signal) {
+  /**
+   * See `client.open`.
+   * @param {StreamgenClient} client @param {MediaStream} source @param {Params} params
+   * @param {{signal?: AbortSignal, patience?: number}} options
+   */
+  static async open(client, source, params, { signal, patience = 0 }) {
     const session = new StreamgenSession(client, source, params);
-    await session.#connect(signal);
-    return session;
+    const until = client.now() + patience * 1000;
+    for (;;) {
+      try {
+        await session.#connect(signal);
+        return session;
+      } catch (error) {
+        const left = until - client.now();
+        if (!(error instanceof BusyError) || left < SHORTEST_WAIT_MS) throw error;
+        const told = Math.round(error.retryAfterS * 1000 * (1 + JITTER * client.random()));
+        await client.wait(Math.min(left, Math.max(SHORTEST_WAIT_MS, told)), signal);
+      }
+    }
   }
 
   get state() { return this.#state; }
+
+  /** Place in the queue, 1 is the next; undefined once the session was admitted. */
+  get queuePosition() { return this.queue?.position; }
 
   /** The id on the service; changes where a reconnect comes too late for the session. */
   get id() { return this.#connection?.id; }
@@ -434,6 +490,7 @@ export class StreamgenSession extends EventTarget {
   #enter(state, detail = {}) {
     if (this.#state === "closed") return;
     this.#state = state;
+    if (!NOT_ADMITTED.has(state)) this.queue = undefined;
     this.#emit("state", { state, ...detail });
   }
 
@@ -445,15 +502,18 @@ export class StreamgenSession extends EventTarget {
       if (connection === this.#connection) this.#hear(data);
     });
     this.#connection = connection;
+    let reply;
     try {
-      const reply = await connection.open(this.#asked, signal, before);
+      reply = await connection.open(this.#asked, signal, before);
       this.#params = { ...(reply.id === before ? this.#params : this.#asked), ...reply.params };
     } catch (error) {
       if (before === undefined || connection.id !== before) await connection.close();
       else connection.leave();
       throw error;
     }
-    if (this.#state === "connecting" || this.#state === "reconnecting") this.#enter("warming");
+    if (this.#state === "connecting" || this.#state === "reconnecting") {
+      this.#enter(reply.state === "queued" ? "queued" : "warming");
+    }
     this.#updates.forEach(({ params }, seq) => connection.send({ type: "update", seq, params }));
     // The service has kept what held before the loss, whatever was asked for since.
     if (this.#paused || connection.id === before) connection.send({ type: this.#paused ? "pause" : "resume" });
@@ -487,7 +547,14 @@ export class StreamgenSession extends EventTarget {
         this.stats = message;
         return this.#emit("stats", message);
       case "state": return NOT_FOR_ITS_CLIENT.has(message.state) ? undefined : this.#enter(message.state);
-      case "queue": return this.#emit("queue", { position: message.position });
+      case "queue":
+        this.queue = { position: message.position, estimateS: message.estimate_s ?? null };
+        return this.#emit("queue", this.queue);
+      case "quality": {
+        const { type: _, ...quality } = message;
+        this.quality = quality;
+        return this.#emit("quality", quality);
+      }
       case "restarted": return this.#emit("restarted", { reason: message.reason });
       case "closing": return this.#closing(String(message.reason ?? ""));
     }

@@ -144,7 +144,8 @@ export class Studio {
       timers: globalThis,
     });
     session.on("state", (detail) => { if (this.session === session) this.dispatch({ type: "session", ...detail }); });
-    session.on("queue", ({ position }) => this.dispatch({ type: "queue", position }));
+    session.on("queue", (place) => { if (this.session === session) this.dispatch({ type: "queue", ...place }); });
+    session.on("quality", (quality) => { if (this.session === session) view.showQuality(quality, session.params); });
     session.on("stats", (stats) => view.extendCurves(stats, this.meter.rate(performance.now())));
     session.on("closing", ({ reason }) => { if (this.session === session) this.fail({ code: "ended", message: reason }); });
     session.on("error", (error) => { if (this.session === session) this.fail(error); });
@@ -152,6 +153,8 @@ export class Studio {
     view.result.srcObject = session.stream;
     view.result.play().catch(() => undefined); // Muted video may play; where it may not, the next frame starts it.
     this.dispatch({ type: "session", state: session.state });
+    if (session.queue) this.dispatch({ type: "queue", ...session.queue }); // Told before anybody listened.
+    view.showQuality(session.quality, session.params);
     this.live.set(this.changed(session.params));
   }
 

@@ -2,7 +2,10 @@
 
 /** @typedef {import("./machine.js").State} State */
 /** @typedef {import("./machine.js").Problem} Problem */
-/** @typedef {"start" | "camera" | "pattern" | "file" | "resume" | "token"} Action */
+/** @typedef {import("./streamgen.js").Params} Params */
+/** @typedef {import("./streamgen.js").Quality} Quality */
+/** @typedef {import("./streamgen.js").Plan} Plan */
+/** @typedef {"start" | "camera" | "pattern" | "file" | "resume" | "token" | "leave"} Action */
 /** @typedef {{pill: string, title: string, text: string, actions: Action[], waiting?: boolean}} Notice */
 
 /** @type {Record<Action, string>} */
@@ -13,6 +16,7 @@ export const ACTION_LABELS = {
   file: "Use a video file",
   resume: "Resume",
   token: "Save and connect",
+  leave: "Leave the queue",
 };
 
 /** @type {Record<string, {title: string, text: string, actions: Action[]}>} by problem code */
@@ -113,11 +117,10 @@ export function notice(state, now) {
       return { pill: "Server busy", title: "All places are taken", waiting: true, actions: [],
         text: `Trying again in ${seconds} s. Stop to give up waiting.` };
     }
+    case "queued":
+      return { pill: "In the queue", title: inLine(state), actions: ["leave"],
+        text: "Stay here: your stream begins by itself." };
     case "warming":
-      if (state.position) {
-        return { pill: "In line", title: `Number ${state.position} in line`, waiting: true, actions: [],
-          text: "Stay here: your stream begins by itself." };
-      }
       return { pill: "Warming up", title: "Warming up", waiting: true, actions: [],
         text: "The first frames are on their way." };
     case "live":
@@ -131,6 +134,74 @@ export function notice(state, now) {
       return { pill: "Stopped", ...problemText(state.problem ?? { code: "error" }) };
   }
 }
+
+/** @param {State} state of a session that waits for room */
+function inLine({ position, estimateS }) {
+  if (position === undefined) return "You are in the queue";
+  const told = estimateS === undefined || estimateS === null ? "" : `, ${about(estimateS)}`;
+  return `You are number ${position} in the queue${told}`;
+}
+
+/** A time to wait, no more exact than it can be known. @param {number} seconds */
+function about(seconds) {
+  if (seconds < 90) return `about ${Math.max(5, 5 * Math.round(seconds / 5))} s`;
+  return `about ${Math.round(seconds / 60)} min`;
+}
+
+/** @type {Record<string, string>} Why a session runs at less than was asked for, by the service's reason. */
+const LOWERED = {
+  load: "Many are watching",
+  room: "There is more room again",
+  asked: "Still less than you asked for, as many are watching",
+};
+
+/**
+ * One line about a quality that is lower than what was asked for; empty where it is not.
+ * @param {Quality | undefined} quality @param {Params} params as they were asked for
+ */
+export function loweredText(quality, params) {
+  if (!quality || quality.rung === 0) return "";
+  const { steps, fps, width, height, vae } = quality;
+  const smaller = width * height < 0.9 * (params.width ?? width) * (params.height ?? height);
+  const lighter = params.vae !== "light" ? vae : undefined;
+  const now = running({ steps, fps, ...(smaller ? { width, height } : {}), ...(lighter === "light" ? { vae } : {}) });
+  return `${LOWERED[quality.reason] ?? LOWERED.load}: running at ${now}`;
+}
+
+/** What runs now, as far as it is known. @param {Plan} plan */
+export function running({ steps, fps, width, height, vae }) {
+  return [
+    steps === undefined ? "" : `${steps} ${steps === 1 ? "step" : "steps"}`,
+    fps === undefined ? "" : `${Number(fps.toFixed(1))} fps`,
+    width && height ? `${width} × ${height}` : "",
+    vae === undefined ? "" : `${vae} VAE`,
+  ].filter(Boolean).join(", ");
+}
+
+/** The rung of the ladder, counted so that all is well at the top: 6/6. @param {Plan} plan */
+export const level = ({ rung, rungs }) => (rung === undefined || rungs === undefined ? "" : `${rungs - rung}/${rungs}`);
+
+/** @type {Record<string, string>} Parts of a frame's latency, in the order in which it passes through them. */
+export const STAGES = {
+  fill: "Fill",
+  queue: "Queue",
+  transfer: "Transfer",
+  encode: "Encode",
+  denoise: "Denoise",
+  decode: "Decode",
+  pace: "Pace",
+};
+
+/** @type {Record<string, string>} What each of them is. */
+export const STAGE_TITLES = {
+  fill: "Waiting for the other frames of its chunk",
+  queue: "Waiting for the engine",
+  transfer: "On the way to the device and back",
+  encode: "From pictures to latents",
+  denoise: "The model's steps",
+  decode: "From latents to pictures",
+  pace: "Waiting for its moment to be shown",
+};
 
 /** What a problem means and what to do about it. @param {Problem} problem @returns {{title: string, text: string, actions: Action[]}} */
 export function problemText({ code, message }) {

@@ -1,14 +1,15 @@
 /** The page's surface: puts state and numbers into the document, as text. Decides nothing. */
 
 import { isActive } from "./machine.js";
-import { duration, fps, History, lost, promise, reasons } from "./meter.js";
-import { ACTION_LABELS, notice } from "./texts.js";
+import { duration, fps, History, lost, promise, reasons, reshaped, stages } from "./meter.js";
+import { ACTION_LABELS, level, loweredText, notice, running, STAGES, STAGE_TITLES } from "./texts.js";
 
 /** @typedef {import("./machine.js").State} State */
 /** @typedef {import("./texts.js").Action} Action */
 /** @typedef {import("./streamgen.js").Stats} Stats */
 /** @typedef {import("./streamgen.js").Params} Params */
 /** @typedef {import("./streamgen.js").Preset} Preset */
+/** @typedef {import("./streamgen.js").Quality} Quality */
 /** @typedef {import("./sources.js").Source} Source */
 
 const CURVE_SECONDS = 30;
@@ -45,16 +46,21 @@ export class View {
     /** @type {HTMLSelectElement} */ this.camera = element("camera");
     /** @type {State | undefined} */ this.shown = undefined;
     /** @type {ReturnType<typeof setTimeout> | undefined} */ this.feedbackTimer = undefined;
+    /** Width / height of the picture that gave the panels theirs; 0 before one did. */
+    this.shape = 0;
     this.fpsCurve = new History(CURVE_SECONDS);
     this.latencyCurve = new History(CURVE_SECONDS);
-    for (const video of [this.source, this.result]) {
-      video.addEventListener("resize", () => this.#showShape(video.videoWidth, video.videoHeight));
-    }
+    this.source.addEventListener("resize", () => this.#showShape(this.source));
+    this.result.addEventListener("resize", () => {
+      // Under load results become smaller, and larger again; their sizes are rounded, and that must not move the page.
+      if (reshaped(this.result.videoWidth / this.result.videoHeight, this.shape)) this.#showShape(this.result);
+    });
   }
 
   /** Both panels take the shape of the picture; an upright one would not fit the page, and stands whole in a square. */
-  #showShape(/** @type {number} */ width, /** @type {number} */ height) {
+  #showShape(/** @type {HTMLVideoElement} */ { videoWidth: width, videoHeight: height }) {
     if (!width || !height) return;
+    this.shape = width / height;
     const upright = height > width;
     document.documentElement.style.setProperty("--aspect", upright ? "1" : `${width} / ${height}`);
     for (const id of ["source-view", "result-view"]) element(id).classList.toggle("whole", upright);
@@ -70,10 +76,12 @@ export class View {
     if (text) say("notice-text", text);
     element("result-view").classList.toggle("waiting", waiting === true);
     if (this.shown === state) return;
+    // Who waits in the queue is told of another place, and not of every guess how long it takes.
+    const told = state.name === "queued" && this.shown?.name === "queued" && this.shown.position === state.position;
+    if (!told) say("announce", [title || pill, text].filter(Boolean).join(". "));
     this.shown = state;
-    say("announce", [title || pill, text].filter(Boolean).join(". "));
     element("token-form").hidden = !actions.includes("token");
-    element("notice-actions").replaceChildren(...actions.map((action) => this.#actionButton(action)));
+    this.#showActions(actions);
     const active = isActive(state);
     element("start").dataset.active = String(active);
     element("start").setAttribute("aria-label", active ? "Stop" : "Start");
@@ -81,6 +89,13 @@ export class View {
     this.#showPause(state);
     for (const id of ["snapshot", "record", "link", "reset"]) this.#enable(id, state.name === "live" || state.name === "paused");
     if (!WITH_PICTURE.has(state.name)) this.fill("result-view", false); // Else the last frame stays, or black.
+  }
+
+  /** Those that stay are not made anew, which would take the focus from them. @param {Action[]} actions */
+  #showActions(actions) {
+    const shown = [...element("notice-actions").children].map((button) => /** @type {HTMLElement} */ (button).dataset.action);
+    if (String(shown) === String(actions)) return;
+    element("notice-actions").replaceChildren(...actions.map((action) => this.#actionButton(action)));
   }
 
   /** @param {Action} action */
@@ -152,9 +167,11 @@ export class View {
       chip.addEventListener("click", () => choose(prompt));
       return chip;
     }));
-    const { noise, steps, seed } = preset.params.properties;
+    const { noise, steps, seed, keep } = preset.params.properties;
     if (noise) Object.assign(this.noise, { min: noise.minimum ?? 0, max: noise.maximum ?? 1, value: noise.default });
     if (seed) Object.assign(this.seed, { max: seed.maximum ?? 2 ** 31 - 1, value: seed.default });
+    element("keep").hidden = !keep;
+    this.#keepInputs().forEach((input) => { input.checked = String(keep?.default ?? "").split(",").includes(input.value); });
     this.#stepInputs().forEach((input) => {
       input.checked = Number(input.value) === steps?.default;
       input.disabled = Number(input.value) > (steps?.maximum ?? 4);
@@ -174,6 +191,8 @@ export class View {
 
   #stepInputs() { return /** @type {NodeListOf<HTMLInputElement>} */ (element("steps").querySelectorAll("input")); }
 
+  #keepInputs() { return /** @type {NodeListOf<HTMLInputElement>} */ (element("keep").querySelectorAll("input")); }
+
   /** What the controls say now. @returns {Params} */
   get values() {
     const steps = [...this.#stepInputs()].find((input) => input.checked);
@@ -183,8 +202,12 @@ export class View {
       noise: Number(this.noise.value),
       ...(steps ? { steps: Number(steps.value) } : {}),
       seed: Math.min(Number(this.seed.max), Math.max(0, Number.isFinite(seed) ? seed : 0)),
+      ...(element("keep").hidden ? {} : { keep: this.keep }),
     };
   }
+
+  /** What may not be lowered under load, as the service takes it. */
+  get keep() { return [...this.#keepInputs()].filter((input) => input.checked).map((input) => input.value).join(","); }
 
   /** @param {string} text @param {"" | "waiting" | "applied" | "rejected"} [status] */
   showFeedback(text, status = "") {
@@ -208,6 +231,31 @@ export class View {
     say("promise-text", text);
     say("promise-kept", kept === undefined ? "" : kept ? "kept" : "not kept");
     element("promise").dataset.kept = kept === undefined ? "" : String(kept);
+    this.#showDetails(stats);
+  }
+
+  /** @param {Stats | undefined} stats */
+  #showDetails(stats) {
+    say("level", level(stats?.plan ?? {}) || "–");
+    say("running", running(stats?.plan ?? {}) || "–");
+    const parts = stages(stats?.stages_ms ?? {}, Object.keys(STAGES));
+    element("stages").replaceChildren(...parts.map(({ name, ms, share }) => {
+      const part = document.createElement("li");
+      Object.assign(part, { title: STAGE_TITLES[name] });
+      part.dataset.stage = name;
+      part.style.setProperty("--share", String(share));
+      part.append(Object.assign(document.createElement("span"), { textContent: STAGES[name] }),
+        Object.assign(document.createElement("b"), { textContent: duration(ms) }));
+      return part;
+    }));
+  }
+
+  /** Says that less runs than was asked for, and why; nothing where all is well. @param {Quality | undefined} quality @param {Params} params */
+  showQuality(quality, params) {
+    const text = loweredText(quality, params);
+    const before = element("lowered").textContent ?? "";
+    say("lowered", text);
+    if (text && !before) say("announce", text); // Once: it may change every few seconds.
   }
 
   /** One more point on the curves. @param {Stats} stats @param {number | undefined} measuredFps */
@@ -222,6 +270,7 @@ export class View {
     this.latencyCurve.reset();
     this.#drawCurves();
     this.showStats({}, undefined, undefined);
+    this.showQuality(undefined, {});
   }
 
   #drawCurves() {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +16,16 @@ from pipelines.causal_wan import weights
 from pipelines.causal_wan.attention import BACKENDS, Attention
 from pipelines.causal_wan.autoencoder import CHUNK, AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.checkpoints import load_dit
+from pipelines.causal_wan.codec_choice import HALVES, CodecChoice
 from pipelines.causal_wan.compiling import compile_hindrance
-from pipelines.causal_wan.device import choose_device, choose_dtype, describe_device
+from pipelines.causal_wan.device import choose_device, choose_dtype, describe_device, states_that_fit
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
 from pipelines.causal_wan.lora import LoRA, load_lora
 from pipelines.causal_wan.memory import memory_of
 from pipelines.causal_wan.memory_format import lay_out_channels_last
 from pipelines.causal_wan.noise import NoiseGeometry
-from pipelines.causal_wan.paired_codec import PairedCodec
+from pipelines.causal_wan.paired_codec import MeasuredCodec, PairedCodec
 from pipelines.causal_wan.parts import Codec
 from pipelines.causal_wan.pipeline import SPACE, CausalWanPipeline, Models, Rules
 from pipelines.causal_wan.taehv import TaehvCodec
@@ -73,7 +74,8 @@ def build_wan(preset: Preset, choices: Choices) -> CausalWanPipeline:
     from pipelines.causal_wan.umt5 import UMT5TextEncoder  # noqa: PLC0415
 
     on, dtype = _place(choices)
-    settings, places = preset.settings, files.locate(preset)
+    settings, codecs = preset.settings, _codec_choice(preset)
+    places = files.locate(preset)
     geometry = DiTGeometry.from_settings(settings["dit"])
     loras = _loras(choices, geometry)
     with torch.device("meta"):
@@ -85,9 +87,10 @@ def build_wan(preset: Preset, choices: Choices) -> CausalWanPipeline:
         places["text_encoder"], places["tokenizer"], text_len=geometry.text_len, device=on, dtype=dtype,
         offload=settings["text"]["offload"],
     )  # fmt: skip
-    codec = build_codec(settings, places, on, dtype)
-    models = Models(codec, dit, text, ThreadPoolExecutor(1, thread_name_prefix="prompt"))
-    pipeline = CausalWanPipeline(_spec(preset, on, dtype, choices), models, _rules(settings), on, dtype)
+    codec, light = build_codecs(codecs, places, on, dtype, raw_latents=settings["raw_latents"])
+    models = Models(codec, dit, text, ThreadPoolExecutor(1, thread_name_prefix="prompt"), light)
+    spec = _spec(preset, on, dtype, choices, light_vae=light is not None)
+    pipeline = CausalWanPipeline(spec, models, _rules(settings), on, dtype)
     for lora, strength in loras:
         pipeline.merge(lora, strength)
     return _rehearsed(pipeline, choices)
@@ -100,27 +103,50 @@ def _loras(choices: Choices, geometry: DiTGeometry) -> list[tuple[LoRA, float]]:
     return [(load_lora(path, geometry), strength) for path, strength in choices.loras]
 
 
-def build_codec(
-    settings: Mapping[str, Any], places: Mapping[str, Path], device: torch.device, dtype: torch.dtype
-) -> Codec:
-    """The codec that the settings name: taehv, wan, or paired (Wan's encoder, TAEHV's decoder)."""
-    name, raw = settings["codec"], settings["raw_latents"]
-    if name not in ("taehv", "wan", "paired"):
-        raise PresetError(f"codec is taehv, wan or paired, not {name!r}")
-    if name == "taehv":
-        return _taehv(places["taehv"], device, dtype, raw)
+def _codec_choice(preset: Preset) -> CodecChoice:
+    """The preset's codecs, files of which it lists. Raises PresetError."""
+    choice = CodecChoice.from_settings(preset.settings)
+    listed = {file.role for file in files.files_of(preset)}
+    if unlisted := choice.roles - listed:
+        names = " and ".join(choice.names)
+        raise PresetError(f"{preset.name} runs {names}, and lists no file of the role {min(unlisted)}")
+    return choice
+
+
+def build_codecs(
+    choice: CodecChoice, places: Mapping[str, Path], device: torch.device, dtype: torch.dtype, *, raw_latents: bool
+) -> tuple[Codec, Codec | None]:
+    """The full codec, and the light one where there is one. What both are made of is loaded once. Raises WeightsError.
+
+    places: of the weight files, by role.
+    """
+    loaded = {role: _LOADERS[role](places[role], device, dtype, raw_latents) for role in choice.roles}
+
+    def made(name: str) -> Codec:
+        encoder, decoder = (loaded[role] for role in HALVES[name])
+        return encoder if encoder is decoder else PairedCodec(encoder, decoder)
+
+    return made(choice.full), None if choice.light is None else made(choice.light)
+
+
+def _wan_vae(place: Path, device: torch.device, dtype: torch.dtype, raw: bool) -> MeasuredCodec:
     from pipelines.causal_wan.wan_vae import WanCodec  # noqa: PLC0415  # diffusers takes seconds to import
 
-    file = open_tensors(places["wan_vae"])
+    file = open_tensors(place)
     tensors = {key: file.read(key, device, dtype) for key in file.shapes}
-    wan = WanCodec.from_state_dict(tensors, device=device, dtype=dtype, raw_latents=raw, name=file.name)
-    return wan if name == "wan" else PairedCodec(wan, _taehv(places["taehv"], device, dtype, raw))
+    return WanCodec.from_state_dict(tensors, device=device, dtype=dtype, raw_latents=raw, name=file.name)
 
 
-def _taehv(place: Path, device: torch.device, dtype: torch.dtype, raw: bool) -> TaehvCodec:
+def _taehv(place: Path, device: torch.device, dtype: torch.dtype, raw: bool) -> MeasuredCodec:
     file = open_tensors(place)
     tensors = {key: file.read(key, device, torch.float32) for key in file.shapes}
     return TaehvCodec.from_state_dict(tensors, device=device, dtype=dtype, raw_latents=raw, name=file.name)
+
+
+_LOADERS: Mapping[str, Callable[[Path, torch.device, torch.dtype, bool], MeasuredCodec]] = {
+    "taehv": _taehv,
+    "wan_vae": _wan_vae,
+}
 
 
 def _place(choices: Choices) -> tuple[torch.device, torch.dtype]:
@@ -174,8 +200,11 @@ def _rules(settings: Mapping[str, Any]) -> Rules:
     )
 
 
-def _spec(preset: Preset, device: torch.device, dtype: torch.dtype, choices: Choices) -> PipelineSpec:
+def _spec(
+    preset: Preset, device: torch.device, dtype: torch.dtype, choices: Choices, *, light_vae: bool = False
+) -> PipelineSpec:
     settings, defaults = preset.settings, preset.defaults
+    state_bytes = memory_of(settings, defaults, dtype.itemsize).session
     return PipelineSpec(
         name=preset.name,
         chunk_frames=CHUNK,
@@ -183,11 +212,13 @@ def _spec(preset: Preset, device: torch.device, dtype: torch.dtype, choices: Cho
         size_multiple=SPACE * settings["dit"]["patch"][1],
         max_pixels=settings["max_pixels"],
         native_fps=preset.native_fps,
-        bytes_per_session=memory_of(settings, defaults, dtype.itemsize).session,
+        bytes_per_session=state_bytes,
         defaults=defaults,
+        light_vae=light_vae,
         # On a CPU one stage has all cores already. On a GPU three threads would queue their work on one CUDA stream,
         # where it runs one after the other all the same: each stage needs a CUDA stream of its own first, and it has to
         # be measured whether that is faster.
         overlap=False,
         device=describe_device(device, dtype, compiled=choices.compiled),
+        session_slots=states_that_fit(device, state_bytes),
     )

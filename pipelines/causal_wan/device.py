@@ -47,6 +47,18 @@ def describe_device(device: torch.device, dtype: torch.dtype, *, compiled: bool)
     return f"{model}, {str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'not compiled'}"
 
 
+SPARE = 0.1
+"""Share of the device's free memory that is left for what a batch needs while it runs."""
+
+
+def states_that_fit(device: torch.device, state_bytes: int) -> int | None:
+    """How many stream states of `state_bytes` fit into what is free on a GPU now, weights loaded; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * (1 - SPARE)) // max(1, state_bytes)
+
+
 def _cpu_model() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")

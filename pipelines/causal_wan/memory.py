@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.causal_wan.codec_choice import HALVES, CodecChoice
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
 from pipelines.causal_wan.wan_vae_geometry import WanVaeGeometry
 from streamgen.core import Params
@@ -27,15 +28,18 @@ class Memory:
     """Bytes on the device."""
 
     weights: int
-    """Held as long as the preset runs."""
+    """Held as long as the preset runs: of the light codec too where there is one."""
     session: int
-    """Held by each stream of the preset's default size and steps."""
+    """Held by each stream of the preset's default size and steps, with the codec that keeps more."""
     prompt: int
     """Held in addition while a prompt is encoded."""
 
 
 def memory_of(settings: Mapping[str, Any], params: Params, itemsize: int = HALF) -> Memory:
-    """What a preset takes with these settings, and a stream of it with these parameters; nothing without a DiT."""
+    """What a preset takes with these settings, and a stream of it with these parameters; nothing without a DiT.
+
+    Raises PresetError for codecs that cannot be run.
+    """
     if "dit" not in settings:
         return Memory(0, 0, 0)
     dit, cache = DiTGeometry.from_settings(settings["dit"]), CacheGeometry(**settings["cache"])
@@ -81,21 +85,24 @@ def context_bytes(dit: DiTGeometry, itemsize: int = HALF) -> int:
 
 
 def codec_bytes(settings: Mapping[str, Any], width: int, height: int, itemsize: int = HALF) -> int:
-    """What a stream's encoder and decoder carry from chunk to chunk, at a size in pixels."""
-    pixels = width * height
-    # TAEHV keeps one past frame of every memory block, three at each size: channels x share of the pixels
-    taehv_encoder = 3 * (64 // 4 + 64 // 16 + 64 // 64) * pixels
-    taehv_decoder = 3 * (256 // 64 + 128 // 16 + 64 // 4) * pixels
-    match settings.get("codec", "tiny"):
-        case "taehv":
-            return (taehv_encoder + taehv_decoder) * itemsize
-        case "paired":
-            return _wan_vae_elements("encoder", width, height) * itemsize + taehv_decoder * itemsize
-        case "wan":
-            halves = [_wan_vae_elements(half, width, height) for half in ("encoder", "decoder")]
-            return sum(halves) * itemsize
-        case _:
-            return 2 * int(settings["autoencoder"]["width"]) * (pixels // SPACE**2) * itemsize
+    """What a stream's encoder and decoder carry from chunk to chunk, at a size in pixels; the most of any codec."""
+    if "codec" not in settings:  # the tiny preset's own
+        return 2 * int(settings["autoencoder"]["width"]) * (width * height // SPACE**2) * itemsize
+    names = CodecChoice.from_settings(settings).names
+    return max(_codec_elements(name, width, height) for name in names) * itemsize
+
+
+def _codec_elements(name: str, width: int, height: int) -> int:
+    """Numbers that the two halves of a codec of Wan's latents keep of a stream."""
+    encoder, decoder = HALVES[name]
+    kept = {"taehv": _taehv_elements, "wan_vae": _wan_vae_elements}
+    return kept[encoder]("encoder", width, height) + kept[decoder]("decoder", width, height)
+
+
+def _taehv_elements(half: str, width: int, height: int) -> int:
+    """One past frame of every memory block, three at each size: channels x share of the pixels."""
+    shares = 64 // 4 + 64 // 16 + 64 // 64 if half == "encoder" else 256 // 64 + 128 // 16 + 64 // 4
+    return 3 * shares * width * height
 
 
 def _wan_vae_elements(half: str, width: int, height: int) -> int:
@@ -106,5 +113,7 @@ def _wan_vae_elements(half: str, width: int, height: int) -> int:
 
 
 def _codec_parameters(settings: Mapping[str, Any]) -> int:
-    taehv, wan = _TAEHV_PARAMETERS, _WAN_VAE_PARAMETERS
-    return {"taehv": taehv, "wan": wan, "paired": taehv + wan}.get(settings.get("codec", "tiny"), 0)
+    if "codec" not in settings:  # the tiny preset's own, which is tiny
+        return 0
+    sizes = {"taehv": _TAEHV_PARAMETERS, "wan_vae": _WAN_VAE_PARAMETERS}
+    return sum(sizes[role] for role in CodecChoice.from_settings(settings).roles)

@@ -55,6 +55,8 @@ class Models:
     text: TextEncoder
     text_executor: Executor | None = None
     """Where prompts are encoded if that takes long; None: at once."""
+    light_codec: Codec | None = None
+    """A lighter codec of the same latents, for streams whose `vae` is light."""
 
 
 @dataclass(eq=False)
@@ -71,13 +73,17 @@ class StreamState:
 
 
 class CausalWanPipeline:
-    """The pipeline protocol (streamgen.core.Pipeline) over a causal Wan DiT on one device."""
+    """The pipeline protocol (streamgen.core.Pipeline) over a causal Wan DiT on one device.
+
+    Raises ValueError where the codecs are not those that the spec speaks of, or not of the same latents.
+    """
 
     def __init__(
         self, spec: PipelineSpec, models: Models, rules: Rules, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._spec, self._models, self._rules = spec, models, rules
         self._device, self._dtype = device, dtype
+        self._codecs = _codecs(models, spec)
         self._denoiser = Denoiser(models.dit, rules.cache, rules.sampler, device, dtype)
         self._loras = MergedLoRAs(models.dit)
         self._open: set[StreamState] = set()
@@ -95,16 +101,17 @@ class CausalWanPipeline:
             params.prompt, models.text, models.dit, self._rules.blend_chunks, models.text_executor
         )  # fmt: skip
         latents = self._denoiser.open(grid, prompt.next(), params.seed)
-        state = StreamState(params, prompt, latents, models.codec.open(), NoiseController(self._rules.noise))
+        codec = self._codecs[params.vae].open()
+        state = StreamState(params, prompt, latents, codec, NoiseController(self._rules.noise))
         self._open.add(state)
         return state
 
     @torch.inference_mode()
     def update(self, state: StreamState, params: Params) -> None:
         self._check(params)
-        for name in ("width", "height"):
+        for name in ("width", "height", "vae"):
             if getattr(params, name) != getattr(state.params, name):
-                raise ParamsError(name, "cannot change within a stream; open another")
+                raise ParamsError(name, "cannot change within a stream; open a new state")
         if params.prompt != state.params.prompt:
             state.prompt.turn(params.prompt)
         state.latents.reseed(params.seed)
@@ -112,8 +119,12 @@ class CausalWanPipeline:
 
     @torch.inference_mode()
     def encode(self, chunks: Sequence[tuple[StreamState, Pixels]]) -> list[Row[StreamState]]:
-        full = [self._full(state, frames) for state, frames in chunks]
-        latents = _grouped(full, lambda frames: frames.shape, lambda at: self._encode_group(chunks, full, at))
+        full = [(state, self._full(state, frames)) for state, frames in chunks]
+        latents = _grouped(
+            full,
+            lambda chunk: (chunk[1].shape, chunk[0].params.vae),
+            lambda at: self._encode_group([full[i] for i in at]),
+        )
         return [self._row(state, frames, latent) for (state, frames), latent in zip(chunks, latents, strict=True)]
 
     @torch.inference_mode()
@@ -128,7 +139,9 @@ class CausalWanPipeline:
     @torch.inference_mode()
     def decode(self, rows: Sequence[Row[StreamState]]) -> list[Pixels]:
         pictures: list[Pixels] = _grouped(
-            rows, lambda row: (_size_of(row), row.leading), lambda at: self._decode_group([rows[i] for i in at])
+            rows,
+            lambda row: (_size_of(row), row.leading, row.state.params.vae),
+            lambda at: self._decode_group([rows[i] for i in at]),
         )
         return [picture[: row.frames] for picture, row in zip(pictures, rows, strict=True)]
 
@@ -178,12 +191,11 @@ class CausalWanPipeline:
             raise ParamsError("frames", f"are {frames.shape[1:]} instead of {expected}")
         return np.concatenate([frames, np.repeat(frames[-1:], whole - len(frames), axis=0)])
 
-    def _encode_group(
-        self, chunks: Sequence[tuple[StreamState, Pixels]], full: Sequence[Pixels], at: list[int]
-    ) -> Iterable[Tensor]:
-        frames = torch.from_numpy(np.stack([full[i] for i in at])).to(self._device).permute(0, 1, 4, 2, 3)
-        states = [chunks[i][0].codec for i in at]
-        return self._models.codec.encode(states, frames.float() / 127.5 - 1.0).split(1)
+    def _encode_group(self, chunks: Sequence[tuple[StreamState, Pixels]]) -> Iterable[Tensor]:
+        """Whole chunks of one shape, of streams with the same codec."""
+        frames = torch.from_numpy(np.stack([frames for _, frames in chunks])).to(self._device).permute(0, 1, 4, 2, 3)
+        codec = self._codecs[chunks[0][0].params.vae]
+        return codec.encode([state.codec for state, _ in chunks], frames.float() / 127.5 - 1.0).split(1)
 
     def _row(self, state: StreamState, frames: Pixels, clean: Tensor) -> Row[StreamState]:
         params = state.params
@@ -203,14 +215,30 @@ class CausalWanPipeline:
         )
 
     def _decode_group(self, rows: list[Row[StreamState]]) -> Iterable[Pixels]:
+        """Rows of one size and age, of streams with the same codec."""
         latents = torch.cat([self._result(row.latent) for row in rows])
-        frames = self._models.codec.decode([row.state.codec for row in rows], latents)
+        codec = self._codecs[rows[0].state.params.vae]
+        frames = codec.decode([row.state.codec for row in rows], latents)
         pictures = (frames.float() * 127.5 + 128.0).clamp_(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)
         return [np.ascontiguousarray(picture) for picture in pictures.cpu().numpy()]
 
     def _result(self, row: LatentRow) -> Tensor:
         strength = min(row.noise / FULL_STRENGTH, 1.0) if self._models.dit.geometry.cond_channels else 1.0
         return row.latent if strength == 1.0 else torch.lerp(row.condition, row.latent, strength)
+
+
+def _codecs(models: Models, spec: PipelineSpec) -> Mapping[str, Codec]:
+    """By what `Params.vae` calls them. Raises ValueError."""
+    full, light = models.codec, models.light_codec
+    if spec.light_vae != (light is not None):
+        there = "no" if light is None else "a"
+        raise ValueError(f"the spec says light_vae={spec.light_vae}, and there is {there} light codec")
+    if light is None:
+        return {"full": full}
+    if light.latent_channels != full.latent_channels:
+        channels = f"{full.latent_channels} and {light.latent_channels}"
+        raise ValueError(f"a full and a light codec of other latents cannot serve one DiT: {channels} channels")
+    return {"full": full, "light": light}
 
 
 def _size_of(row: Row[StreamState]) -> object:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 
 import numpy as np
 
-from streamgen.bench.barcode import CLOCK_RANGE_MS, COUNTER_RANGE, SOURCES, Stamp
+from streamgen.bench.admission import Admission, Entry
+from streamgen.bench.barcode import SOURCES, WIDE, Layout, Stamp
+from streamgen.bench.rungs import Rungs, RungTimes
 
 GROWTH_WINDOW_S = 5.0
+
+MISSED = frozenset({"late", "overload"})
+"""Reasons of drops that count as misses."""
+NOT_DUE = frozenset({"rate", "queued"})
+"""Reasons of drops of frames for which no result was to come: there was a lower frame rate, or no room yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,8 @@ class Sample:
     """s, by the result's own timestamps."""
     latency: float
     """s, from the moment at which the frame was drawn to the moment at which its result had been decoded."""
+    frame: int = 0
+    """Which frame of its session it is the result of, from 0."""
 
 
 @dataclass(slots=True)
@@ -42,32 +52,49 @@ class Log:
     """Results whose barcode could not be read, or told of a frame that was never sent."""
     foreign: int = 0
     """Results with another session's barcode: must be 0."""
+    layout: Layout = WIDE
+    """Of its barcodes."""
+    start_s: float = 0.0
+    """When the session was to come, since the run's start."""
+    slo_ms: float | None = None
+    """Its latency budget; None where none was asked for."""
+    stages: list[Mapping[str, float]] = field(default_factory=list)
+    """The service's stages_ms, as they were told once a second."""
+    rungs: Rungs = field(default_factory=Rungs)
+    admission: Admission = field(default_factory=Admission)
 
     def stamp(self, now: float) -> Stamp:
         """The barcode for a frame that is drawn now; notes it as sent."""
         counter = len(self.sent)
         self.sent.append(now)
-        return Stamp(self.source % SOURCES, counter % COUNTER_RANGE, self._clock_ms(now) % CLOCK_RANGE_MS)
+        layout = self.layout
+        return Stamp(self.source % SOURCES, counter % layout.counter_range, self._clock_ms(now) % layout.clock_range_ms)
 
     def result(self, stamp: Stamp | None, received: float, media_time: float) -> None:
         """Takes note of one result; `stamp` is what its barcode says."""
         self.arrivals.append(received)
+        self.admission.got_result(received)
         if stamp is not None and stamp.source != self.source % SOURCES:
             self.foreign += 1
             return
-        drawn = None if stamp is None else self._drawn(stamp)
-        if drawn is None:
+        frame = None if stamp is None else self._frame(stamp)
+        if frame is None:
             self.unreadable += 1
             return
-        self.samples.append(Sample(received - self.started, media_time, received - drawn))
+        self.samples.append(Sample(received - self.started, media_time, received - self.sent[frame], frame))
 
-    def _drawn(self, stamp: Stamp) -> float | None:
-        """When the frame of `stamp` was drawn; None where counter and clock do not belong together."""
+    def stage(self, stages_ms: Mapping[str, float]) -> None:
+        """Takes note of what the service says about where time goes."""
+        if stages_ms:
+            self.stages.append(stages_ms)
+
+    def _frame(self, stamp: Stamp) -> int | None:
+        """Which frame it was drawn on; None where counter and clock do not belong together."""
         newest = len(self.sent) - 1
-        counter = newest - (newest - stamp.counter) % COUNTER_RANGE
-        if counter < 0 or self._clock_ms(self.sent[counter]) % CLOCK_RANGE_MS != stamp.clock_ms:
+        frame = newest - (newest - stamp.counter) % self.layout.counter_range
+        if frame < 0 or self._clock_ms(self.sent[frame]) % self.layout.clock_range_ms != stamp.clock_ms:
             return None
-        return self.sent[counter]
+        return frame
 
     def _clock_ms(self, now: float) -> int:
         return int((now - self.started) * 1000)
@@ -92,6 +119,14 @@ class Figures:
     fps_out: results a second from the first result to the last frame drawn.
     first_5s_p50, last_5s_p50: median glass-to-glass of the results in the 5 s after the first one, and in the 5 s
         before the last one (half of the run where it is shorter than 10 s): equal, unless latency grows.
+    start_s: when the session was to come, since the run's start.
+    slo_ms: latency budget, None where none was asked for.
+    frames_due: frames for which a result was to come: sent, less those that a lower frame rate or a queue took.
+    misses: of those, results that were slower than slo_ms from glass to glass, and frames that the service dropped as
+        too late or too many. deadline_misses is the service's own count: of results, from arrival to hand-over.
+    miss_rate: misses / frames_due.
+    stages_ms: where the service's time went, {"fill", "queue", ...}: the mean of what it told.
+    outside_ms: what the mean glass-to-glass has beyond all stages: both ways through codecs, network and client.
     """
 
     ttff_ms: float | None
@@ -107,6 +142,15 @@ class Figures:
     last_5s_p50: float | None
     unreadable: int
     foreign: int
+    start_s: float = 0.0
+    slo_ms: float | None = None
+    frames_due: int = 0
+    misses: int | None = None
+    miss_rate: float | None = None
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    outside_ms: float | None = None
+    rungs: RungTimes = field(default_factory=RungTimes)
+    admission: Entry = field(default_factory=lambda: Entry(admitted=True, queued=False, waited_s=0.0))
 
     def as_dict(self) -> dict[str, object]:
         """For JSON, rounded to what was measured."""
@@ -116,6 +160,10 @@ class Figures:
 def figures(log: Log, counts: ServerCounts) -> Figures:
     """The report of one session."""
     first, last = _growth(log.samples)
+    due = max(0, len(log.sent) - _dropped(counts.drops, NOT_DUE))
+    misses = _misses(log, counts.drops)
+    stages = _stages(log.stages)
+    ended = max([*log.arrivals[-1:], *log.sent[-1:]], default=log.started)
     return Figures(
         ttff_ms=(log.arrivals[0] - log.opened) * 1000 if log.arrivals else None,
         glass_to_glass_ms=_percentiles([sample.latency for sample in log.samples]),
@@ -130,31 +178,81 @@ def figures(log: Log, counts: ServerCounts) -> Figures:
         last_5s_p50=last,
         unreadable=log.unreadable,
         foreign=log.foreign,
+        start_s=log.start_s,
+        slo_ms=log.slo_ms,
+        frames_due=due,
+        misses=misses,
+        miss_rate=None if misses is None or not due else misses / due,
+        stages_ms=stages,
+        outside_ms=_outside(stages, log.samples),
+        rungs=log.rungs.times((log.arrivals or [ended])[0] - log.started, ended - log.started),
+        admission=log.admission.entry(log.opened),
     )
 
 
 def overall(logs: Sequence[Log], sessions: Sequence[Figures]) -> Figures:
-    """All sessions together: latencies pooled, counts summed, rates and jitter averaged, of the rest the worst."""
-    drops: dict[str, int] = {}
+    """All sessions together: latencies pooled, counts summed, rates, jitter and stages averaged, of the rest the worst.
+
+    Sessions that were never let in count in `admission` and in sums, and are left out of averages.
+    """
+    drops: Counter[str] = Counter()
     for session in sessions:
-        for reason, count in session.drops.items():
-            drops[reason] = drops.get(reason, 0) + count
+        drops.update(session.drops)
     worst = max(sessions, key=lambda session: (session.last_5s_p50 or 0) - (session.first_5s_p50 or 0))
+    served = [session for session in sessions if session.admission.admitted]
+    budgeted = [session for session in sessions if session.misses is not None]
+    misses, due = sum(it.misses or 0 for it in budgeted), sum(it.frames_due for it in budgeted)
+    stages = _stages([stages for log in logs for stages in log.stages])
     return Figures(
         ttff_ms=max(_known(session.ttff_ms for session in sessions), default=None),
         glass_to_glass_ms=_percentiles([sample.latency for log in logs for sample in log.samples]),
         jitter_ms=_mean(_known(session.jitter_ms for session in sessions)),
-        fps_in=_mean([session.fps_in for session in sessions]) or 0.0,
-        fps_out=_mean([session.fps_out for session in sessions]) or 0.0,
+        fps_in=_mean([session.fps_in for session in served]) or 0.0,
+        fps_out=_mean([session.fps_out for session in served]) or 0.0,
         frames_sent=sum(session.frames_sent for session in sessions),
         frames_received=sum(session.frames_received for session in sessions),
         deadline_misses=sum(session.deadline_misses for session in sessions),
-        drops=drops,
+        drops=dict(drops),
         first_5s_p50=worst.first_5s_p50,
         last_5s_p50=worst.last_5s_p50,
         unreadable=sum(session.unreadable for session in sessions),
         foreign=sum(session.foreign for session in sessions),
+        slo_ms=_common([session.slo_ms for session in sessions]),
+        frames_due=sum(session.frames_due for session in sessions),
+        misses=misses if budgeted else None,
+        miss_rate=misses / due if due else None,
+        stages_ms=stages,
+        outside_ms=_outside(stages, [sample for log in logs if log.stages for sample in log.samples]),
+        rungs=RungTimes.together([session.rungs for session in sessions]),
+        admission=Entry.together([session.admission for session in sessions]),
     )
+
+
+def _dropped(drops: Mapping[str, int], reasons: frozenset[str]) -> int:
+    return sum(count for reason, count in drops.items() if reason in reasons)
+
+
+def _misses(log: Log, drops: Mapping[str, int]) -> int | None:
+    if log.slo_ms is None:
+        return None
+    slow = sum(1 for sample in log.samples if sample.latency * 1000 > log.slo_ms)
+    return slow + _dropped(drops, MISSED)
+
+
+def _stages(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for stages in told for name in stages)
+    return {name: float(np.mean([stages[name] for stages in told if name in stages])) for name in names}
+
+
+def _outside(stages: Mapping[str, float], samples: Sequence[Sample]) -> float | None:
+    if not stages or not samples:
+        return None
+    return max(0.0, float(np.mean([sample.latency for sample in samples]) * 1000) - sum(stages.values()))
+
+
+def _common(values: Sequence[float | None]) -> float | None:
+    """What all have; None where they differ."""
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _percentiles(latencies: Sequence[float]) -> dict[str, float | None]:
@@ -208,6 +306,8 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _rounded(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
         return {name: _rounded(inner) for name, inner in value.items()}
-    return round(value, 2) if isinstance(value, float) else value
+    return round(value, 4 if abs(value) < 1 else 2) if isinstance(value, float) else value

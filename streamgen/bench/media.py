@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from streamgen.bench import scenes, stock
-from streamgen.bench.barcode import MIN_WIDTH, Barcode, Pixels
+from streamgen.bench.barcode import WIDE, Barcode, Pixels
 from streamgen.bench.footprint import cpu_seconds
 from streamgen.bench.link import Link, Quality
 from streamgen.bench.measure import Log, Sample
@@ -26,7 +26,7 @@ FPS = 30.0
 WARM_UP_S = 2.0
 """Left out of the figures: encoders begin with key frames, and estimates of the bandwidth with a guess."""
 SCENE_FRAMES = 60
-MIN_HEIGHT = 64
+MIN_WIDTH, MIN_HEIGHT = WIDE.width, 64
 FREEZE_INTERVALS = 3
 """Results further apart than so many frame intervals are a freeze."""
 NORMAL = 1.5

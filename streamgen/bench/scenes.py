@@ -12,6 +12,9 @@ from av.video.reformatter import VideoReformatter
 from streamgen.bench.barcode import Pixels
 from streamgen.errors import MediaFileError
 
+PERIOD = 144
+"""Pictures after which the drawn scene begins anew."""
+
 
 def synthetic(width: int, height: int, seed: int = 0) -> Iterator[Pixels]:
     """Without end: a camera that circles over a smooth coloured landscape, and a ball that crosses it. (H, W, 3)."""
@@ -21,11 +24,11 @@ def synthetic(width: int, height: int, seed: int = 0) -> Iterator[Pixels]:
     radius = height / 6
     frame = 0
     while True:
-        angle = frame * 0.05
+        angle = 2 * np.pi * frame / PERIOD
         top = margin + round(margin * np.sin(angle))
         left = margin + round(margin * np.cos(angle))
         picture = land[top : top + height, left : left + width].copy()
-        x, y = frame * width / 48 % width, height * (0.6 + 0.25 * np.sin(frame * 0.2))
+        x, y = frame * width / 48 % width, height * (0.6 + 0.25 * np.sin(4 * angle))
         picture[(columns - x) ** 2 + (rows - y) ** 2 < radius**2] = (230, 80, 40)
         yield picture
         frame += 1

@@ -1,7 +1,7 @@
 """The Python client: frames in, restyled frames out, over WebRTC. Imports nothing of the server."""
 
 from streamgen.client.client import Client
-from streamgen.client.events import Closing, Event, Queued, Restarted, StateChanged, Stats
+from streamgen.client.events import Closing, Event, Quality, Queue, Restarted, StateChanged, Stats
 from streamgen.client.session import Frame, Session
 from streamgen.errors import ConnectError, MediaFileError, ServiceError
 
@@ -12,7 +12,8 @@ __all__ = [
     "Event",
     "Frame",
     "MediaFileError",
-    "Queued",
+    "Quality",
+    "Queue",
     "Restarted",
     "ServiceError",
     "Session",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -25,8 +26,8 @@ class Client:
                 show(frame.pixels)
 
     `token` is the service's bearer token where it asks for one; `ice_servers` are STUN or TURN URLs for networks that
-    need them; `timeout_s` bounds every HTTP request; `transport` replaces HTTP in tests. Raises ConnectError where
-    `url` is no http or https address.
+    need them; `timeout_s` bounds every HTTP request; `transport` replaces HTTP in tests, and `chance` the random
+    numbers in 0..1 that spread out when to ask again. Raises ConnectError where `url` is no http or https address.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Client:
         ice_servers: Sequence[str] = (),
         timeout_s: float = 15.0,
         transport: httpx.AsyncBaseTransport | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._api = Api(url, token, timeout_s, transport)
         self._ice_servers = tuple(ice_servers)
+        self._chance = chance
         self._sessions: set[Session] = set()
 
     async def open(
@@ -52,6 +55,7 @@ class Client:
         tail_s: float = 2.0,
         connect_timeout_s: float = 15.0,
         reconnect_s: float = 20.0,
+        patience_s: float = 0.0,
         codec: str = "",
         on_event: Callable[[Event], None] | None = None,
         **params: object,
@@ -63,11 +67,15 @@ class Client:
         buffer: results kept for a slow reader; the newest win.
         tail_s: `frames` ends when the source has ended and no result came for this long.
         reconnect_s: a lost connection is tried to be made anew for this long; the session goes on where it was.
+        patience_s: a service that has no room (503) is asked again for this long, whenever its Retry-After says, and
+            once more at the end. One that has room in its queue takes the session at once: then `queue_position` tells
+            its place, and what the source gives meanwhile is dropped.
         codec: "h264" or "vp8" where only that is to be used.
-        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, late,
-            max_kbps, stamp. Without width and height the results have the shape of the source; with one of them the
-            other follows. Where both are given, fit says whether the source covers them ("cover") or stays whole
-            ("contain").
+        params: of the session: prompt, negative_prompt, steps, noise, seed, width, height, fit, slo_ms, late, vae,
+            keep, priority, max_kbps, stamp. Without width and height the results have the shape of the source; with one
+            of them the other follows. Where both are given, fit says whether the source covers them ("cover") or stays
+            whole ("contain"). keep names what may not be lowered under load, as "steps,size" (of steps, fps, size,
+            vae); priority "batch" has no deadlines and fills what is idle.
 
         Raises MediaFileError for a file that is no video, ServiceError where the service refuses, ConnectError where
         it cannot be reached or the media connection does not come up.
@@ -79,6 +87,8 @@ class Client:
             tail_s=tail_s,
             connect_timeout_s=connect_timeout_s,
             reconnect_s=reconnect_s,
+            patience_s=patience_s,
+            chance=self._chance,
             codec=codec,
             ice_servers=self._ice_servers,
             on_event=on_event,

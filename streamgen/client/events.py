@@ -9,16 +9,38 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """The session's state is now `state`: warming, live, paused, closed."""
+    """The session's state is now `state`: queued, warming, live, paused, closed."""
 
     state: str
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
-    """The session waits for room; `position` 1 is next."""
+class Queue:
+    """The session waits for room; until then its frames are dropped. Told again when that changes."""
 
     position: int
+    """1 is the next."""
+    estimate_s: float | None
+    """Seconds until its turn; None where the service cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """From the next chunk on the session runs so, which may be less than what was asked for."""
+
+    rung: int
+    """0 is what was asked for; each further rung is lighter."""
+    rungs: int
+    """How many there are, rung 0 included."""
+    steps: int
+    fps: float
+    width: int
+    """Of the results, in pixels."""
+    height: int
+    vae: str
+    """full or light."""
+    reason: str
+    """load (too much is asked of the device), room (there is room again), asked (this client wishes something else)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +57,11 @@ class Closing:
     reason: str
 
 
-Event = StateChanged | Queued | Restarted | Closing
+Event = StateChanged | Queue | Quality | Restarted | Closing
+
+
+ADDED_LATER = ("network", "stages_ms")
+"""Fields of Stats that older services do not send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +77,19 @@ class Stats:
     deadline_misses: int
     drops: dict[str, int]
     plan: dict[str, object]
+    """What runs now: {"steps", "fps", "width", "height", "vae", "rung", "rungs"}, and more about the last chunk."""
     state: str
     network: dict[str, int] = field(default_factory=dict)
     """Packets of this client's video: {"packets", "missing", "recovered", "key_frame_requests"}."""
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    """Where a frame's time goes on average: {"fill", "queue", "transfer", "encode", "denoise", "decode", "pace"}."""
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> Stats:
         """Fields that this version does not know are left out. Raises KeyError where one that it needs is missing."""
-        known = {f.name: message[f.name] for f in fields(cls) if f.name != "network"}
-        return cls(**known, network=dict(message.get("network", {})))
+        needed = {f.name: message[f.name] for f in fields(cls) if f.name not in ADDED_LATER}
+        added: dict[str, Any] = {name: dict(message.get(name, {})) for name in ADDED_LATER}
+        return cls(**needed, **added)
 
 
 def parse_event(message: Mapping[str, Any]) -> Event | None:
@@ -68,10 +98,26 @@ def parse_event(message: Mapping[str, Any]) -> Event | None:
         case "state":
             return StateChanged(str(message["state"]))
         case "queue":
-            return Queued(int(message["position"]))
+            estimate = message.get("estimate_s")
+            return Queue(int(message["position"]), None if estimate is None else float(estimate))
+        case "quality":
+            return _quality(message)
         case "restarted":
             return Restarted(str(message["reason"]))
         case "closing":
             return Closing(str(message["reason"]))
         case _:
             return None
+
+
+def _quality(message: Mapping[str, Any]) -> Quality:
+    return Quality(
+        rung=int(message["rung"]),
+        rungs=int(message["rungs"]),
+        steps=int(message["steps"]),
+        fps=float(message["fps"]),
+        width=int(message["width"]),
+        height=int(message["height"]),
+        vae=str(message["vae"]),
+        reason=str(message["reason"]),
+    )

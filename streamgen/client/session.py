@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from av.video.frame import VideoFrame
 
 from streamgen.client.api import Answer, Api
 from streamgen.client.control import Control
-from streamgen.client.events import Closing, Event, StateChanged, Stats
+from streamgen.client.events import Closing, Event, Quality, Queue, StateChanged, Stats
 from streamgen.client.mailbox import Mailbox
+from streamgen.client.patience import Patience
 from streamgen.client.peer import Peer
 from streamgen.client.sources import Pixels, Source, SourceTrack
 from streamgen.colours import ToRgb
@@ -32,13 +34,16 @@ EVENTS_KEPT = 64
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 2.0
 """Between attempts to connect again."""
 
+NOT_ADMITTED = frozenset({"connecting", "queued", "reconnecting"})
+"""States in which the session may still have a place in the queue."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One result."""
 
     pixels: Pixels
-    """(H, W, 3) RGB, uint8."""
+    """(H, W, 3) RGB, uint8, as it came: under load the service may make its pictures smaller, and larger again."""
     pts: int
     """Media timestamp in units of `time_base`, from 0 at the first frame received."""
     time_base: Fraction
@@ -61,6 +66,12 @@ class Options:
     tail_s: float = 2.0
     """`frames` ends when the source has ended and no result came for this long."""
     connect_timeout_s: float = 15.0
+    """Until the media connection is up, in each attempt. A session that waits for room has one: it may wait for long.
+    """
+    patience_s: float = 0.0
+    """How long to ask again where the service refuses for want of room."""
+    chance: Callable[[], float] = random.random
+    """Numbers in 0..1 that spread out when to ask again."""
     update_timeout_s: float = 15.0
     reconnect_s: float = 20.0
     """How long a lost connection is tried to be made anew before the session counts as lost; 0 for not at all."""
@@ -76,6 +87,7 @@ class Session:
     Results are taken off the connection at once, always: who reads `frames` slowly gets the newest, never a backlog.
 
         connecting -> open <-> reconnecting      any of them -> closed
+                        |  no room yet: queue_position tells how many come first
                         |  source ends: frames() ends after the tail
                         |  service ends it, or the network for too long: frames() raises
     """
@@ -91,6 +103,10 @@ class Session:
         not asked for, so that it may change with the first frame and when a camera is turned."""
         self.state = answer.state
         self.stats: Stats | None = None
+        self.quality: Quality | None = None
+        """What the service said last about how the session runs; None while it has said nothing."""
+        self.queue_position: int | None = None
+        """Place in the queue, 1 is the next; None once the session was admitted, or before the service tells."""
         self.received = 0
         self._api = api
         self._peer = peer
@@ -110,7 +126,27 @@ class Session:
     @classmethod
     async def connect(cls, api: Api, source: Source, params: Mapping[str, object], options: Options) -> Session:
         """An open session. Raises ConnectError, ServiceError; `source` is closed then."""
+        loop = asyncio.get_running_loop()
+        patience = Patience(options.patience_s, loop.time(), options.chance)
         track = SourceTrack(source)
+        try:
+            while True:
+                try:
+                    return await cls._attempt(api, source, track, params, options)
+                except ServiceError as refusal:
+                    wait_s = patience.wait_s(refusal, loop.time())
+                    if wait_s is None:
+                        raise
+                await asyncio.sleep(wait_s)
+        except BaseException:
+            await _give_back(track, source)
+            raise
+
+    @classmethod
+    async def _attempt(
+        cls, api: Api, source: Source, track: SourceTrack, params: Mapping[str, object], options: Options
+    ) -> Session:
+        """Over a connection of its own: addresses of an offer that was refused grow stale while one waits."""
         peer = _peer(api, track, options)
         answer: Answer | None = None
         try:
@@ -119,7 +155,6 @@ class Session:
             await session._start(answer.sdp)
         except BaseException:
             await _release(api, peer, answer.id if answer else None)
-            await _give_back(track, source)
             raise
         return session
 
@@ -234,7 +269,11 @@ class Session:
     def _take_event(self, event: Event) -> None:
         match event:
             case StateChanged(state):
-                self.state = state
+                self._enter(state)
+            case Queue(position):
+                self.queue_position = position
+            case Quality():
+                self.quality = event
             case Closing(reason):
                 self._end(ServiceError(f"the service closed the session: {reason}", reason="closing"))
         self._events.put(event)
@@ -243,6 +282,11 @@ class Session:
                 self._options.on_event(event)
             except Exception:  # the user's code; the session goes on
                 logger.exception("on_event failed at %r", event)
+
+    def _enter(self, state: str) -> None:
+        self.state = state
+        if state not in NOT_ADMITTED:
+            self.queue_position = None
 
     def _take_stats(self, stats: Stats) -> None:
         self.stats = stats
@@ -287,7 +331,7 @@ class Session:
         try:
             answer = await self._api.resume(self.id, await peer.offer())
             self._control.use(peer.channel)
-            self.state = answer.state
+            self._enter(answer.state)
             await self._connect(peer, answer.sdp)
         except ServiceError as refused:
             if refused.status == httpx.codes.NOT_FOUND:
@@ -307,7 +351,7 @@ class Session:
         self._control.fail(error if isinstance(error, StreamgenError) else ConnectError("the session was closed"))
         if self._tail is not None:
             self._tail.cancel()
-        self.state = "closed"
+        self._enter("closed")
         self._closing = asyncio.create_task(self._close(known_to_service=not gone), name=f"streamgen close {self.id}")
 
     async def _close(self, known_to_service: bool) -> None:

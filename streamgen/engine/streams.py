@@ -96,11 +96,10 @@ class Streams(Generic[S]):
         """
         self._attempt(self._decode, batch)
         for item in batch.alone:
-            if not item.forgotten:
-                own = Batch([item], [item])
-                for stage in (self._encode, self._denoise, self._decode):
-                    self._attempt(stage, own)
-                batch.answers += own.answers
+            own = Batch([item], [item])
+            for stage in (self._encode, self._denoise, self._decode):
+                self._attempt(stage, own)
+            batch.answers += own.answers
         return self._finish(batch)
 
     def close(self, session: str) -> None:
@@ -159,7 +158,7 @@ class Streams(Generic[S]):
             item.row = row
 
     def _admitted(self, item: Item[S], answers: list[ChunkDone]) -> bool:
-        """Whether the chunk goes on to be encoded; else it has its answer, if it gets one."""
+        """Whether the chunk goes through the stages; else it has its answer, if it gets one."""
         try:
             return self._admit(item, answers)
         except StreamgenError as error:
@@ -172,10 +171,12 @@ class Streams(Generic[S]):
         """Gives the item its stream, opened or updated to its parameters. Adds answers of chunks that this drops."""
         chunk, params = item.chunk, item.chunk.params
         with self._lock:
-            stream = item.stream = None if item.forgotten else self._streams.get(chunk.session)
+            if item.forgotten:
+                return False  # since it failed beside others; a stream of the session would be its next life's
+            stream = item.stream = self._streams.get(chunk.session)
         if chunk.flushes:
             return stream is not None and bool(stream.flight)
-        if stream is not None and (chunk.first or _size(params) != _size(stream.params)):
+        if stream is not None and (chunk.first or _made_for(params) != _made_for(stream.params)):
             answers += self._drop(item)
             stream = None
         if stream is None:
@@ -277,5 +278,6 @@ def _stamped(picture: Pixels, strip: Pixels | None) -> Pixels:
     return result
 
 
-def _size(params: Params) -> tuple[int, int]:
-    return params.width, params.height
+def _made_for(params: Params) -> tuple[int, int, str]:
+    """What a stream state is made for: with another size or VAE another is needed."""
+    return params.width, params.height, params.vae

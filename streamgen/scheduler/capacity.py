@@ -17,8 +17,10 @@ class Capacity:
     """Chunks in one batch."""
     overlap: bool = False
     """Whether one batch is encoded, another denoised and a third decoded at the same time."""
-    slots: int | None = None
-    """Sessions whose states its memory holds; None where that is no bound."""
+    sessions: int | None = None
+    """Most sessions at once; None where that is no bound."""
+    memory: float | None = None
+    """Stream states that it holds, of the default size; None where that is no bound."""
     free: tuple[float, float, float] = IDLE
     """When encoder, denoiser and decoder will have done what they were given (s)."""
 

@@ -37,6 +37,8 @@ class Demand:
     """Latency budget of a frame (s)."""
     batch: bool = False
     """Without promises."""
+    memory: float = 1.0
+    """Of its stream state, in states of the default size."""
 
 
 class Task(NamedTuple):

@@ -91,9 +91,11 @@ class Governor:
 
         One to whom nothing can be promised even when it is alone takes what the others leave, as a batch job does.
         """
-        if capacity.slots is not None and len(demands) >= capacity.slots:
-            return False
         everyone = [*demands, newcomer]
+        if capacity.sessions is not None and len(everyone) > capacity.sessions:
+            return False
+        if capacity.memory is not None and sum(demand.memory for demand in everyone) > capacity.memory:
+            return False
         without = _hopeless(everyone, cost, capacity)
         promised = [demand for demand in everyone if demand.session not in without and not demand.batch]
         return demand_.levels(promised, cost, capacity, self.usable) is not None

@@ -24,8 +24,11 @@ from streamgen.scheduler.stream import Ran, Stream, Submission
 
 logger = logging.getLogger(__name__)
 
-LEAD_S = 0.004
-"""A batch is submitted this long before the engine is free for it, so that its frames are there by then (s)."""
+LEAD_S = (0.004, 0.05)
+"""A batch is submitted this long before the engine is free for it, so that its frames are there by then: least and most
+(s). In between, as long as the way to the engine and back takes."""
+
+LEAD_WEIGHT = 0.1
 
 GOVERN_S = 0.5
 """Rungs and the queue are looked at this often, beside whenever somebody comes, goes, or wants something else."""
@@ -72,6 +75,8 @@ class Batch:
     """By tag."""
     began: float
     """When it was submitted (s)."""
+    to_idle: bool
+    """Whether the engine had nothing else then."""
 
 
 class Loop:
@@ -110,6 +115,7 @@ class Loop:
         self._tags = itertools.count(1)
         self._news = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
+        self._lead = LEAD_S[0]
         self._governed = float("-inf")
         """When it was last looked at who runs how (s)."""
 
@@ -210,9 +216,9 @@ class Loop:
             return False
         free = self.capacity.free[0] if self.capacity.overlap else self.capacity.free[2]
         now = self._clock.now()
-        if now >= free - LEAD_S:
+        if now >= free - self._lead:
             return True
-        self._wake_at(now, free - LEAD_S)
+        self._wake_at(now, free - self._lead)
         return False
 
     def _wake_at(self, now: float, when: float) -> None:
@@ -252,7 +258,7 @@ class Loop:
                 self._flights[tag] = Flight(stream, submission)
             pixels, params, first = submission.pixels, submission.params, submission.first
             work[tag] = ChunkWork(chunk.session, params, first, pixels, chunk.mode, tag)
-        batch = Batch(plan, work, now)
+        batch = Batch(plan, work, now, to_idle=not self._running)
         self._running.append(batch)
         self.capacity = self.capacity.given(plan.ends)
         return batch
@@ -298,6 +304,9 @@ class Loop:
     def _deliver(self, done: BatchDone, batch: Batch) -> None:
         seconds = self._clock.now() - batch.began
         self._metrics.ran_batch(seconds, len(batch.work), done.times.stages if done.times else {})
+        if done.times is not None and batch.to_idle:
+            way = seconds - sum(done.times.stages.values())
+            self._lead += LEAD_WEIGHT * (min(max(way, LEAD_S[0]), LEAD_S[1]) - self._lead)
         modes = {chunk.session: chunk.mode for chunk in batch.plan.chunks}
         for answer in done.chunks:
             flight = self._flights.pop(answer.tag, None)

@@ -4,10 +4,11 @@ from aiortc.codecs.h264 import H264Decoder, H264Encoder, h264_depayload
 from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, vp8_depayload
 from aiortc.jitterbuffer import JitterFrame
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgen.bench.barcode import MIN_WIDTH, STRIP_ROWS, Barcode, Stamp
+from streamgen.bench.barcode import MIN_WIDTH, NARROW, STRIP_ROWS, WIDE, Barcode, Layout, Stamp
 from streamgen.bench.scenes import synthetic
 from streamgen.client.sources import video_frame
 
@@ -30,7 +31,8 @@ def noise(width=320, height=192, seed=1):
 def test_what_is_drawn_is_read(source: int, counter: int, clock_ms: int, width: int):
     pixels = noise(width, 64)
     below = pixels[STRIP_ROWS:].copy()
-    stamp = Stamp(source, counter, clock_ms)
+    layout = Barcode(width).layout
+    stamp = Stamp(source, counter % layout.counter_range, clock_ms % layout.clock_range_ms)
     Barcode(width).draw(pixels, stamp)
     assert Barcode(width).read(pixels) == stamp
     assert np.array_equal(pixels[STRIP_ROWS:], below)
@@ -93,5 +95,57 @@ def test_low_contrast_and_another_size_still_read():
 
 
 def test_narrow_pictures_are_refused():
-    with pytest.raises(ValueError, match="at least 192"):
-        Barcode(191)
+    with pytest.raises(ValueError, match="at least 128"):
+        Barcode(127)
+
+
+def digits(layout: Layout) -> list[Stamp]:
+    """Stamps in which every cell but the checksum's is once the only white one, and once the only black one."""
+    one_white = [
+        *(Stamp(1 << bit, 0, 0) for bit in range(4)),
+        *(Stamp(0, 1 << bit, 0) for bit in range(layout.counter_bits)),
+        *(Stamp(0, 0, 1 << bit) for bit in range(layout.clock_bits)),
+    ]
+    most = Stamp(15, layout.counter_range - 1, layout.clock_range_ms - 1)
+    one_black = [
+        Stamp(most.source - it.source, most.counter - it.counter, most.clock_ms - it.clock_ms) for it in one_white
+    ]
+    return [Stamp(0, 0, 0), most, *one_white, *one_black]
+
+
+@pytest.mark.parametrize("interpolation", [Interpolation.POINT, Interpolation.AREA])
+@pytest.mark.parametrize("share", [0.75, 0.5])
+@pytest.mark.parametrize("size", [(320, 192), (192, 128), (832, 480), (128, 64)])
+def test_every_digit_is_read_in_a_picture_that_came_back_smaller(
+    size: tuple[int, int], share: float, interpolation: Interpolation
+):
+    width, height = size
+    barcode, pixels = Barcode(width, height), noise(width, height)
+    for stamp in digits(barcode.layout):
+        barcode.draw(pixels, stamp)
+        sent = VideoFrame.from_ndarray(pixels, format="rgb24")
+        came = sent.reformat(width=int(width * share), height=int(height * share), interpolation=interpolation)
+        assert barcode.read(came.to_ndarray(format="rgb24")) == stamp
+
+
+def test_without_the_height_that_was_sent_the_strip_is_taken_to_be_as_high_as_ever():
+    pixels, stamp = noise(320, 192), Stamp(2, 77, 1000)
+    Barcode(320).draw(pixels, stamp)
+    assert Barcode(320).read(pixels[:96]) == stamp
+    assert Barcode(320, 192).read(pixels[:96]) is None
+
+
+def test_drawn_into_luma_it_reads_as_well():
+    barcode, luma, stamp = Barcode(320), np.full((192, 320), 90, np.uint8), Stamp(2, 77, 1000)
+    barcode.draw_luma(luma, stamp)
+    assert set(np.unique(luma[:STRIP_ROWS, : barcode.strip_width])) == {16, 235}
+    assert np.all(luma[STRIP_ROWS:] == 90)
+    assert barcode.read(luma[:, :, None].repeat(3, axis=2)) == stamp
+
+
+def test_narrow_pictures_have_numbers_that_wrap_sooner():
+    assert Barcode(191).layout is NARROW
+    assert Barcode(192).layout is WIDE
+    pixels = noise(128, 64)
+    Barcode(128).draw(pixels, Stamp(17, 1025, 1030))
+    assert Barcode(128).read(pixels) == Stamp(1, 1, 6)

@@ -1,17 +1,20 @@
 """The benchmark against a service that echoes after a known delay."""
 
+import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from streamgen.bench import cli
-from streamgen.bench.latency import Outcome, Settings, check, measure
+from streamgen.bench import cli, options
+from streamgen.bench.gates import check
+from streamgen.bench.latency import Outcome, Settings, measure
 from streamgen.bench.measure import Figures
+from streamgen.bench.trace import Arrival
 from streamgen.client import Client
-from streamgen.errors import ConnectError, ServiceError
+from streamgen.errors import ServiceError
 from tests.support.clips import make_clip
 from tests.support.echo_service import Behaviour, EchoService
 
@@ -76,46 +79,114 @@ async def test_a_session_that_is_refused_does_not_end_the_others(service: EchoSe
     assert outcome.as_dict()["sessions"] == [{"error": "all places are taken (retry after 7 s)"}] * 2
 
 
-def figures(**changes) -> Figures:
-    values = {
-        "ttff_ms": 500.0,
-        "glass_to_glass_ms": {"p50": 1.0, "p95": 100.0, "p99": 1.0, "max": 1.0},
-        "jitter_ms": 1.0,
-        "fps_in": 16.0,
-        "fps_out": 12.0,
-        "frames_sent": 1,
-        "frames_received": 1,
-        "deadline_misses": 0,
-        "drops": {},
-        "first_5s_p50": 10.0,
-        "last_5s_p50": 30.0,
-        "unreadable": 0,
-        "foreign": 0,
-    }
-    return Figures(**(values | changes))
+async def test_one_that_is_refused_asks_again_while_there_is_patience(service: EchoService):
+    service.behaviour.refuse_offers, service.behaviour.retry_after = 2, "0"
+    outcome = await run(service, seconds=1, patience_s=20.0)
+    (it,) = outcome.sessions
+    assert isinstance(it, Figures)
+    assert it.frames_received > 0
+    assert (it.admission.admitted, it.admission.refused, it.admission.retries) == (True, 2, 2)
+    assert it.admission.waited_s > 0
 
 
-@pytest.mark.parametrize(
-    ("gate", "limit", "misses"),
-    [
-        ("max_ttff_ms", 499, "ttff_ms 500.0 is over 499"),
-        ("max_ttff_ms", 500, None),
-        ("max_p95_ms", 99, "p95_ms 100.0 is over 99"),
-        ("max_p95_ms", 101, None),
-        ("min_fps_out", 12.5, "fps_out 12.0 is under 12.5"),
-        ("min_fps_out", 12, None),
-        ("max_growth_ms", 19, "growth_ms 20.0 is over 19"),
-        ("max_growth_ms", 20, None),
-    ],
-)
-def test_gates(gate: str, limit: float, misses: str | None):
-    outcome = Outcome((figures(), ConnectError("gone")), None)
-    assert check(outcome, {gate: limit}) == ([f"session 1: {misses}"] if misses else [])
+async def test_one_that_is_never_let_in_is_no_failure_of_the_run(service: EchoService):
+    service.behaviour.busy, service.behaviour.retry_after = True, "0"
+    outcome = await run(service, seconds=1, patience_s=0.5)
+    (it,) = outcome.sessions
+    assert isinstance(it, Figures)
+    assert outcome.errors == []
+    assert not it.admission.admitted
+    assert it.admission.reason.startswith("all places are taken")
+    assert (it.frames_sent, it.ttff_ms, it.misses) == (0, None, None)
+    assert check(outcome, {}) == [f"no session was let in: {it.admission.reason}"]
 
 
-def test_a_gate_on_what_was_not_measured_is_missed():
-    outcome = Outcome((figures(ttff_ms=None, first_5s_p50=None),), None)
-    assert len(check(outcome, {"max_ttff_ms": 1e9, "max_growth_ms": 1e9})) == 2
+async def test_one_that_waits_in_the_queue_until_it_ends(service: EchoService):
+    service.behaviour.queued = True
+    outcome = await run(service, seconds=1, params={"slo_ms": 500.0})
+    (it,) = outcome.sessions
+    assert isinstance(it, Figures)
+    assert it.admission.queued
+    assert not it.admission.admitted
+    assert it.admission.positions == (2,)
+    assert it.admission.reason == "still in the queue after 1 s"
+    assert it.drops["queued"] > 0
+    assert it.misses == 0
+    assert it.frames_due < it.frames_sent
+
+
+async def other_side(service: EchoService, act: Callable[[str], None]) -> None:
+    """Does so to the first session, once it is there and its channel is open."""
+    for _ in range(200):
+        if service.sessions and next(iter(service.sessions.values())).channel:
+            break
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(act, next(iter(service.sessions)))
+
+
+async def test_one_that_is_let_in_after_a_while(service: EchoService):
+    service.behaviour.queued = True
+    waits = asyncio.create_task(other_side(service, service.admit))
+    outcome = await run(service, seconds=2.5)
+    await waits
+    (it,) = outcome.sessions
+    assert isinstance(it, Figures)
+    assert it.admission.queued
+    assert it.admission.admitted
+    assert it.admission.waited_s > 0.5
+    assert it.frames_received > 0
+    assert it.ttff_ms is not None
+    assert it.ttff_ms > 500  # the wait is part of it
+
+
+async def test_one_that_is_sent_away_from_the_queue_was_not_let_in(service: EchoService):
+    service.behaviour.queued = True
+    ends = asyncio.create_task(other_side(service, lambda session: service.end(session, "the queue is closed")))
+    outcome = await run(service, seconds=2.5)
+    await ends
+    (it,) = outcome.sessions
+    assert isinstance(it, Figures)
+    assert not it.admission.admitted
+    assert "the queue is closed" in it.admission.reason
+
+
+async def test_smaller_results_are_read_and_the_rung_and_the_stages_are_told(service: EchoService):
+    service.behaviour.scale = 0.75
+    service.behaviour.stages_ms = {"fill": 10.0, "denoise": 30.0}
+    quality = {"type": "quality", "rung": 2, "rungs": 4, "steps": 1, "fps": 16.0, "width": 240, "height": 144}
+    message = quality | {"vae": "light", "reason": "load"}
+    says = asyncio.create_task(other_side(service, lambda session: service.say(session, message)))
+    outcome = await run(service, seconds=2.5)
+    await says
+    (it,) = outcome.sessions
+    assert isinstance(it, Figures)
+    assert it.frames_received >= 10
+    assert it.unreadable <= it.frames_received // 10
+    assert (it.rungs.rungs, it.rungs.changes, it.rungs.reasons) == (4, 1, {"load": 1})
+    assert it.rungs.seconds["2"] > 0
+    assert it.stages_ms == {"fill": 10.0, "denoise": 30.0}
+    assert it.outside_ms is not None
+    assert it.outside_ms >= DELAY_S * 1000 - 40
+
+
+async def test_sessions_come_when_they_are_to_each_with_its_own_parameters(service: EchoService):
+    arrivals = (
+        Arrival(1.0, 16.0, 320, 192, params={"prompt": "cat", "slo_ms": 50.0}),
+        Arrival(0.8, 12.0, 128, 64, start_s=0.7, params={"prompt": "dog"}),
+    )
+    outcome = await run(service, arrivals=arrivals, jitter_ms=20.0)
+    first, second = outcome.sessions
+    assert isinstance(first, Figures)
+    assert isinstance(second, Figures)
+    assert first.misses == first.frames_received - first.unreadable > 0  # the delay alone is longer
+    assert (first.slo_ms, second.slo_ms, second.misses) == (50.0, None, None)
+    assert second.start_s == 0.7
+    one, other = outcome.logs
+    assert other.opened - one.opened >= 0.7 - 0.05
+    assert second.unreadable <= second.frames_received // 5
+    params = [session.params for session in service.sessions.values()]
+    assert params[1] == {"prompt": "dog", "fps": 12.0, "width": 128, "height": 64, "stamp": True}
 
 
 def test_the_program_from_start_to_report(tmp_path: Path, monkeypatch, capsys):
@@ -123,31 +194,34 @@ def test_the_program_from_start_to_report(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ECHO.parents[2]))
     clip = make_clip(tmp_path / "clip.mp4")
     report = tmp_path / "report.json"
+    files = [str(tmp_path / name) for name in ("sessions.csv", "frames.csv", "page.html")]
     status = cli.main(
         [
-            "--seconds",
-            "1.5",
-            "--input",
-            str(clip),
-            "--json",
-            str(report),
-            "--serve-args",
-            "--delay 0.05",
-            "--max-p95-ms",
-            "1",
+            *("--seconds", "1.5", "--input", str(clip), "--json", str(report), "--serve-args", "--delay 0.05"),
+            *("--sessions", "2", "--ramp-s", "0.3", "--max-p95-ms", "1", "--slo-ms", "50", "--max-miss-rate", "2.5"),
+            *("--csv", files[0], "--frames-csv", files[1], "--html", files[2]),
         ]
     )
     assert status == 1
     printed = capsys.readouterr()
     assert "session 1: p95_ms" in printed.err
-    title, row = printed.out.splitlines()
-    assert title.split()[0] == "session"
-    assert row.split()[0] == "1"
+    assert "missed 50 ms; at most 2.5 %" in printed.err
+    title, first, second, every, *_ = printed.out.splitlines()
+    assert [line.split()[0] for line in (title, first, second, every)] == ["session", "1", "2", "all"]
     written = json.loads(report.read_text())
     assert set(written) == {"command", "machine", "versions", "results"}
     assert str(tmp_path) not in report.read_text()
-    assert written["command"].startswith("latency_benchmark --serve-args '--delay 0.05' --seconds 1.5 --input clip.mp4")
+    assert written["command"] == (
+        "latency_benchmark --serve-args '--delay 0.05' --seconds 1.5 --sessions 2 --ramp-s 0.3 --input clip.mp4 "
+        "--slo-ms 50 --max-miss-rate 2.5 --max-p95-ms 1"
+    )
     assert written["results"]["overall"]["frames_received"] > 5
+    assert [session["start_s"] for session in written["results"]["sessions"]] == [0.0, 0.3]
+    sessions, frames, page = (Path(file).read_text() for file in files)
+    assert len(sessions.splitlines()) == 3
+    assert len(frames.splitlines()) == written["results"]["overall"]["frames_sent"] + 1
+    assert "missed 50 ms" in page
+    assert str(tmp_path) not in page
 
 
 @pytest.mark.parametrize(
@@ -156,6 +230,10 @@ def test_the_program_from_start_to_report(tmp_path: Path, monkeypatch, capsys):
         (["--width", "100"], "--width"),
         (["--height", "10"], "--height"),
         (["--sessions", "0"], "--sessions"),
+        (["--sessions", "257"], "--sessions"),
+        (["--sessions", "5", "--ramp-s", "9"], "--ramp-s: 5 sessions 9 s apart do not fit into 20 s"),
+        (["--trace", "none.csv"], "cannot read none.csv"),
+        (["--trace", "none.csv", "--ramp"], "leave out --sessions and --ramp"),
         (["--input", "none.mp4"], "there is no file none.mp4"),
     ],
 )
@@ -164,7 +242,9 @@ def test_wrong_usage(arguments: list[str], says: str, capsys):
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--seconds", "-1"], ["--fps", "x"], ["--max-p95-ms", "nan"], ["--no-such"]])
+@pytest.mark.parametrize(
+    "arguments", [["--seconds", "-1"], ["--fps", "x"], ["--max-p95-ms", "nan"], ["--jitter-ms", "-1"], ["--no-such"]]
+)
 def test_what_the_parser_refuses(arguments: list[str], capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -186,5 +266,25 @@ def test_a_report_that_cannot_be_written_is_said(service: EchoService, tmp_path:
 
 
 def test_the_token_and_the_address_stay_out_of_the_report():
-    args = cli._parser().parse_args(["--url", "http://secret.host", "--token", "hush", "--steps", "3", "--fps", "30"])
-    assert cli.command(args) == "latency_benchmark --url URL --fps 30 --steps 3"
+    words = "--url http://secret.host --token hush --steps 3 --fps 30 --ramp --trace /home/me/day.csv --html x.html"
+    args = options.parser().parse_args(words.split())
+    assert options.command(args) == "latency_benchmark --url URL --fps 30 --ramp --trace day.csv --steps 3"
+
+
+def test_the_help_tells_how_a_trace_is_written(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "start_s,seconds,fps,width,height,slo_ms,prompt" in text
+    assert "latency_benchmark --compare before.json after.json" in text
+    assert max(len(line) for line in text.splitlines()) <= 120
+
+
+def test_what_is_given_is_what_is_sent():
+    args = options.parser().parse_args("--keep fps --priority live --slo-ms 700 --patience 9 --jitter-ms 5".split())
+    settings = options.settings(args)
+    assert settings.each()[0].params == {
+        "prompt": "a pencil drawing", "slo_ms": 700.0, "keep": "fps", "priority": "live",
+    }  # fmt: skip
+    assert (settings.patience_s, settings.jitter_ms) == (9.0, 5.0)

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from streamgen.client import Client, Closing, ConnectError, Restarted, ServiceError, Session, StateChanged
+from streamgen.client import (
+    Client,
+    Closing,
+    ConnectError,
+    Quality,
+    Queue,
+    Restarted,
+    ServiceError,
+    Session,
+    StateChanged,
+)
 from tests.support.clips import make_clip
 from tests.support.echo_service import FRAME_ID_OF_UPDATES, REFUSED_PROMPT, SILENT_PROMPT, EchoService
 
@@ -277,6 +287,83 @@ async def test_a_service_that_is_full(service: EchoService):
         with pytest.raises(ServiceError, match="all places are taken") as caught:
             await client.open(pictures())
     assert (caught.value.status, caught.value.retry_after_s, caught.value.reason) == (503, 7, "busy")
+
+
+async def test_patience_lasts_until_there_is_room(service: EchoService):
+    service.behaviour.refuse_offers, service.behaviour.retry_after = 2, "0"
+    drawn = []
+
+    def chance() -> float:
+        drawn.append(0.5)
+        return 0.5
+
+    async with Client(service.url, chance=chance) as client:
+        await first_frame(await client.open(pictures(), patience_s=60.0))
+    assert (service.refused, len(service.offers), len(drawn)) == (2, 1, 2)
+
+
+async def test_patience_comes_to_an_end(service: EchoService):
+    service.behaviour.busy = True
+    async with Client(service.url) as client:
+        with pytest.raises(ServiceError, match="all places are taken"):
+            await client.open(pictures(), patience_s=0.4)
+    assert service.refused == 2  # at once, and when the patience was over: long before Retry-After
+
+
+async def test_patience_is_for_want_of_room_only(service: EchoService):
+    service.behaviour.token = "right"
+    async with Client(service.url) as client:
+        with pytest.raises(ServiceError, match="a token is asked for"):
+            await client.open(pictures(), patience_s=3600.0)
+
+
+async def test_waiting_for_room_can_be_cancelled_and_gives_the_source_back(service: EchoService):
+    service.behaviour.busy = True
+    async with Client(service.url) as client:
+        opening = asyncio.create_task(client.open(pictures(), patience_s=3600.0))
+        await until(lambda: service.refused)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    await until(lambda: not [it for it in threading.enumerate() if it.name.startswith("streamgen-")])
+
+
+async def test_a_session_may_wait_in_the_queue_for_longer_than_a_connection_may_take(service: EchoService):
+    service.behaviour.queued = True
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), fps=25, connect_timeout_s=2.0, tail_s=0.2)
+        reading = asyncio.create_task(first_frame(session))
+        await until(lambda: session.queue_position == 2)
+        assert session.state == "queued"
+        await asyncio.sleep(2.2)
+        assert not reading.done()
+        service.say(session.id, {"type": "queue", "position": 1, "estimate_s": None})
+        await until(lambda: session.queue_position == 1)
+        service.admit(session.id)
+        await reading
+        assert (session.state, session.queue_position) == ("warming", None)
+        await session.close()
+        events = [event async for event in session.events()]
+        assert events[:3] == [StateChanged("queued"), Queue(2, 40.0), Queue(1, None)]
+        assert service.sessions[session.id].drops["queued"] > 10
+
+
+async def test_a_lower_quality_is_told_and_its_smaller_pictures_come_as_they_are(service: EchoService):
+    async with Client(service.url) as client, await client.open(pictures(), fps=25, buffer=5) as session:
+        assert session.quality is None
+        assert (await first_frame(session)).pixels.shape == (96, 160, 3)
+        lower = Quality(3, 6, 1, 8.0, 80, 48, "full", "load")
+        service.behaviour.scale = 0.5
+        service.say(session.id, {"type": "quality"} | {name: getattr(lower, name) for name in Quality.__slots__})
+        async for frame in session.frames():
+            if frame.pixels.shape == (48, 80, 3):
+                break
+        assert session.quality == lower
+        assert session.frame_size == (80, 48)
+        service.behaviour.scale = 1.0
+        async for frame in session.frames():
+            if frame.pixels.shape == (96, 160, 3):
+                break
 
 
 async def test_media_that_never_comes_up(service: EchoService):

@@ -22,7 +22,7 @@ def begun(jobs: Jobs, job: Run) -> list[str]:
 
 
 def test_messages_keep_their_order() -> None:
-    messages = [run(0, "a"), Close("a"), run(1, "a"), Stop()]
+    messages: list[ToWorker] = [run(0, "a"), Close("a"), run(1, "a"), Stop()]
     jobs = filled(*messages)
     assert [jobs.get() for _ in messages] == messages
 

@@ -39,7 +39,11 @@ def test_stages_work_at_once() -> None:
 
 def test_who_is_faster_waits() -> None:
     free, put = threading.Event(), []
-    with Line[int]([lambda _: bool(free.wait(WAIT_S))], pytest.fail) as line:
+
+    def wait(_: int) -> None:
+        free.wait(WAIT_S)
+
+    with Line[int]([wait], pytest.fail) as line:
 
         def fill() -> None:
             for i in range(4):

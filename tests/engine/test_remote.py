@@ -127,6 +127,7 @@ async def test_a_batch_is_copied_while_another_is_computed() -> None:
             puppet.answer(job, memory)
         expect((await second).chunks, 2, 3)
         expect((await third).chunks, 4)
+        assert streams._awaited == {}
 
 
 async def test_there_are_slots_for_as_many_batches_as_may_be_on_their_way() -> None:

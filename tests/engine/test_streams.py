@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline, FakeState, Fault, Stage, restyle
 from streamgen.core import Params, Pixels, Row
-from streamgen.engine import ChunkDone, ChunkWork, StageTimes
+from streamgen.engine import ChunkDone, ChunkWork
 from streamgen.engine.streams import Streams
 
 PARAMS = Params(prompt="ink", width=64, height=64)
@@ -86,6 +86,12 @@ def test_parameters_change_without_a_cut() -> None:
     streams = Streams(Watched())
     run(streams, [work("a")])
     expect(run(streams, [work("a", replace(PARAMS, prompt="oil"), 1)])[0], replace(PARAMS, prompt="oil"), 1)
+
+
+def test_another_vae_begins_a_new_stream() -> None:
+    streams, light = Streams(Watched(spec=replace(SPEC, light_vae=True))), replace(PARAMS, vae="light")
+    run(streams, [work("a")])
+    expect(run(streams, [work("a", light)])[0], light, 0)
 
 
 def test_first_size_and_close_begin_a_new_stream() -> None:
@@ -281,16 +287,10 @@ def test_times_are_those_of_the_stages_and_count_the_work() -> None:
     streams = Streams(Watched(cost=cost, sleep=sleep), clock=lambda: now)
     done = streams.run([work("a"), work("b", replace(PARAMS, steps=1))])
     assert done.times is not None
-    assert done.times == StageTimes(
-        transfer=0.0,
-        encode=pytest.approx(0.002),
-        denoise=pytest.approx(1.006),
-        decode=pytest.approx(0.008),
-        chunks=2,
-        calls=2,
-        rows=3,
-        decoded=2,
-    )
+    times = done.times
+    assert (times.encode, times.denoise, times.decode) == pytest.approx((0.002, 1.006, 0.008))
+    assert times.transfer == 0.0
+    assert (times.chunks, times.calls, times.rows, times.decoded) == (2, 2, 3, 2)
 
 
 def test_times_of_a_stream_batch_count_what_is_decoded_when_it_is() -> None:
@@ -313,6 +313,23 @@ def test_a_batch_has_no_times_where_a_chunk_failed_or_was_run_alone() -> None:
     assert streams.run([work("b", bad)]).times is None
     assert streams.run([work("a", replace(PARAMS, prompt="closing"), 1)]).times is None
     assert streams.run([work("a", tag=2)]).times is not None
+
+
+def test_a_batch_has_no_times_where_only_running_it_again_went_well() -> None:
+    class Once(Watched):
+        faulty = True
+
+        def denoise(self, rows: Sequence[Row[FakeState]]) -> list[Row[FakeState]]:
+            if self.faulty:
+                self.faulty = False
+                raise RuntimeError("once")
+            return super().denoise(rows)
+
+    done = Streams(Once()).run([work("a"), work("b")])
+    for answer in done.chunks:
+        expect(answer, PARAMS, 0)
+    assert len(done.chunks) == 2
+    assert done.times is None
 
 
 def test_batches_may_be_in_different_stages() -> None:
@@ -359,12 +376,26 @@ def test_a_stream_that_is_closed_while_a_batch_uses_it_is_closed_with_the_batch(
     assert pipeline.open_states == 2
     second = streams.encode(lambda: [work("a", tag=7, first=True)])  # a fresh state beside it
     streams.denoise(batch)
+    assert pipeline.calls == [1, 1]  # nothing is done for it any more
     (answer,) = streams.decode(batch).chunks  # the other one gets no answer
     assert answer.session == "b"
     assert pipeline.open_states == 2
     streams.denoise(second)
     expect(streams.decode(second).chunks[0], PARAMS, 0, tag=7)
     expect(run(streams, [work("a", tag=1)])[0], PARAMS, 1)
+
+
+def test_what_is_forgotten_before_it_is_decoded_is_not_decoded() -> None:
+    pipeline = Watched()
+    streams = Streams(pipeline)
+    batch = streams.encode(lambda: [work("a"), work("b")])
+    streams.denoise(batch)
+    streams.close("a")
+    done = streams.decode(batch)
+    assert [answer.session for answer in done.chunks] == ["b"]
+    assert [(state.decoded, state.closed) for state in pipeline.opened] == [(0, True), (1, False)]
+    assert done.times is not None
+    assert (done.times.chunks, done.times.decoded) == (2, 1)
 
 
 @pytest.mark.parametrize("stage", ["encode", "denoise", "decode"])
@@ -379,19 +410,66 @@ def test_a_chunk_that_was_forgotten_is_not_run_again(stage: Stage) -> None:
     streams.denoise(second)
     expect(streams.decode(second).chunks[0], PARAMS, 0, tag=7)
     assert streams.sessions == ["a"]
+    assert len(pipeline.opened) == 4  # in one batch, of the new life, and once more of the bad one
     assert pipeline.open_states == 1
 
 
+class Interrupted(Watched):
+    """A session is closed in the middle of a call for the prompt "bad"."""
+
+    def __init__(self, stage: Stage, **options: Any) -> None:
+        super().__init__(**options)
+        self.streams = Streams(self)
+        self._stage = stage
+        self.closes: list[str] = []
+
+    def open(self, params: Params) -> FakeState:
+        self._interrupt("open", params)
+        return super().open(params)
+
+    def denoise(self, rows: Sequence[Row[FakeState]]) -> list[Row[FakeState]]:
+        self._interrupt("denoise", rows[0].latent.params)
+        return super().denoise(rows)
+
+    def decode(self, rows: Sequence[Row[FakeState]]) -> list[Pixels]:
+        self._interrupt("decode", rows[0].latent.params)
+        return super().decode(rows)
+
+    def _interrupt(self, stage: Stage, params: Params) -> None:
+        if stage == self._stage and params.prompt == "bad" and self.closes:
+            self.streams.close(self.closes.pop())
+
+
 def test_a_session_that_fails_when_it_was_closed_is_not_remembered() -> None:
-    pipeline = Watched(faults={"bad": Fault("denoise")})
-    streams = Streams(pipeline)
+    pipeline = Interrupted("denoise", faults={"bad": Fault("denoise")})
+    pipeline.closes = ["a"]
+    assert run(pipeline.streams, [work("a", replace(PARAMS, prompt="bad"))]) == []
+    assert pipeline.closes == []
+    assert pipeline.streams._alone == {}
+    assert pipeline.open_states == 0
+
+
+def test_a_chunk_that_is_forgotten_while_it_is_decoded_gets_no_answer() -> None:
+    pipeline = Interrupted("decode")
+    pipeline.closes = ["a"]
     bad = replace(PARAMS, prompt="bad")
-    batch = streams.encode(lambda: [work("a", bad)])
-    streams.close("a")
-    streams.denoise(batch)
-    done = streams.decode(batch)
-    assert done.chunks == []
-    assert streams._alone == {}
+    (answer,) = run(pipeline.streams, [work("a", bad), work("b", bad)])
+    assert answer.session == "b"
+    assert pipeline.open_states == 1
+
+
+def test_a_chunk_that_is_forgotten_while_it_is_run_again_leaves_nothing() -> None:
+    """Batch [a, b] fails; while b opens its fresh state its session is closed."""
+    pipeline = Interrupted("open", faults={"fails": Fault("encode")})
+    batch = pipeline.streams.encode(
+        lambda: [work("a", replace(PARAMS, prompt="fails")), work("b", replace(PARAMS, prompt="bad"))]
+    )
+    pipeline.closes = ["b"]
+    pipeline.streams.denoise(batch)
+    (answer,) = pipeline.streams.decode(batch).chunks
+    assert answer.session == "a"
+    assert pipeline.closes == []
+    assert pipeline.streams.sessions == []
     assert pipeline.open_states == 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.fake import FAKE_SPEC, FakePipeline, FakeState, Fault, restyle
+from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline, FakeState, Fault, restyle
 from streamgen.core import Params, PipelineSpec, Pixels, Row
 from streamgen.engine.frames import FrameMemory, slot_bytes
 from streamgen.engine.jobs import Jobs
@@ -115,10 +115,11 @@ def test_a_job_is_answered_in_its_own_slots() -> None:
 def test_close_closes_the_state() -> None:
     service = Service()
     with service.serving(FakePipeline(SPEC)) as jobs:
-        for messages in ([run(0)], [Close("a"), run(1)], [run(2)]):
-            for message in messages:
-                jobs.put(message)
+        for job in range(3):
+            jobs.put(run(job))
             assert service.answer().results[0].error is None
+            if job == 0:
+                jobs.put(Close("a"))
     # slot 2 held the results one after the other: chunk 0, then of a new state 0 and 1
     expected = np.zeros(SHAPE, np.uint8)
     for chunk in (0, 0, 1):
@@ -236,7 +237,7 @@ def test_without_overlap_one_batch_is_done_before_the_next_begins() -> None:
 def test_a_fault_in_an_overlapped_worker_leaves_other_batches_as_they_are(stage: Any) -> None:
     """Sessions a and b have batches to themselves, before and after one that breaks; c shares that one."""
 
-    def play(pipeline: FakePipeline, *, alone: bool) -> tuple[list[Pixels], list[str | None]]:
+    def play(pipeline: FakePipeline, *, alone: bool) -> tuple[list[Pixels], list[tuple[str, str] | None]]:
         """Pixels of a and b, and the errors of c, in four rounds."""
         service = Service()
         fill(service)
@@ -255,7 +256,9 @@ def test_a_fault_in_an_overlapped_worker_leaves_other_batches_as_they_are(stage:
                 errors += [] if alone else [results["c"].error]
         return [service.memory.view(4 * job, SHAPE).copy() for job in range(12) if job % 3 != 1], errors
 
-    faulty = Recorded(OVERLAP, faults={"bad": Fault(stage)})
+    # Each call takes a while, so that one that did not wait for its turn would be caught.
+    cost = FakeCost(encode_call_s=0.01, call_s=0.03, decode_call_s=0.01)
+    faulty = Recorded(OVERLAP, faults={"bad": Fault(stage)}, cost=cost)
     ours, errors = play(faulty, alone=False)
     assert errors == [None] * 4
     assert faulty.events.count(f"{stage} bad") >= 4
@@ -304,13 +307,12 @@ def test_a_state_that_a_batch_uses_is_closed_after_it() -> None:
         jobs.put(Close("a"))
         jobs.put(batch(1, ("a", "next"), first=True))
         assert encoded.wait(WAIT_S)
-        before = pipeline.states[-3]
-        assert not before.closed
+        used_one, beside, fresh = pipeline.states[-3:]
+        assert not used_one.closed
         free.set()
         answers = [service.answer() for _ in range(2)]
     assert [[result.session for result in done.results] for done in answers] == [["b"], ["a"]]
-    assert before.closed
-    assert sum(not state.closed for state in pipeline.states) == 2
+    assert [state.closed for state in (used_one, beside, fresh)] == [True, False, False]
     assert np.array_equal(service.memory.view(4, SHAPE), restyle(pixels[4], Params(prompt="next"), 0))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import PRESETS
+from pipelines.causal_wan.codec_choice import HALVES, CodecChoice
 from pipelines.files import WeightFile, files_of, gigabytes, locate, models_folder, sha256_of
 from streamgen.errors import WeightsError
 
@@ -62,6 +63,15 @@ def test_the_presets_files_are_whole_entries(name: str) -> None:
         assert file.bytes > 10_000_000
         assert ".." not in file.path
     assert len({file.place(Path()) for file in files}) == len(files)
+
+
+@pytest.mark.parametrize("name", ["wan-1.3b", "wan-14b"])
+def test_whatever_codecs_are_chosen_their_files_are_listed(name: str) -> None:
+    listed = {file.role for file in files_of(PRESETS[name])}
+    for i, light in enumerate(HALVES):
+        assert CodecChoice(light).roles <= listed
+        for full in list(HALVES)[i + 1 :]:
+            assert CodecChoice(full, light).roles <= listed
 
 
 def test_presets_share_what_they_have_in_common() -> None:

@@ -87,8 +87,16 @@ def test_who_fits_at_some_rung_is_admitted() -> None:
     assert not Governor().admits(demand("d", steps=(2,)), members, MODEL, DEVICE)
 
 
-def test_who_has_no_slot_is_not_admitted() -> None:
-    assert not Governor().admits(demand("c"), [demand("a"), demand("b")], MODEL, Capacity(slots=2))
+def test_who_has_no_place_is_not_admitted() -> None:
+    members = [demand("a"), demand("b")]
+    assert not Governor().admits(demand("c"), members, MODEL, Capacity(sessions=2))
+    assert Governor().admits(demand("c"), members, MODEL, Capacity(sessions=3))
+
+
+def test_whose_state_does_not_fit_into_memory_is_not_admitted() -> None:
+    members = [demand("a"), replace(demand("b"), memory=2.5)]
+    assert Governor().admits(demand("c"), members, MODEL, Capacity(memory=4.5))
+    assert not Governor().admits(replace(demand("c"), memory=1.1), members, MODEL, Capacity(memory=4.5))
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True, max_size=6), max_size=12), st.floats(0.01, 0.3))

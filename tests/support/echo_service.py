@@ -32,6 +32,15 @@ class Behaviour:
     delay_s: float = 0.0
     token: str | None = None
     busy: bool = False
+    refuse_offers: int = 0
+    """How often a new client is refused for want of room, beside `busy`."""
+    retry_after: str = "7"
+    queued: bool = False
+    """New sessions wait for room until `EchoService.admit`; their frames are dropped meanwhile."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Parameters that a new session has where it asks for no other."""
+    scale: float = 1.0
+    """Width and height of what comes back, as a share of what was sent."""
     garbage: bool = False
     """Answers with a page instead of JSON."""
     dead_media: bool = False
@@ -44,6 +53,8 @@ class Behaviour:
     """How often a client that comes back is refused first."""
     mix_up: bool = False
     """Sends every session the frames of the session before it: the fault that must be noticed."""
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    """What the statistics say about where time goes."""
 
 
 class EchoTrack(MediaStreamTrack):
@@ -68,8 +79,10 @@ class EchoTrack(MediaStreamTrack):
                 return
             session.frames_in += 1
             every = session.behaviour.drop_every
-            if session.paused or (every and session.frames_in % every == 0):
-                session.drops["echo"] = session.drops.get("echo", 0) + 1
+            lost = every and session.frames_in % every == 0
+            if session.queued or session.paused or lost:
+                reason = "queued" if session.queued else "echo"
+                session.drops[reason] = session.drops.get(reason, 0) + 1
                 continue
             target = session.neighbour.echo if session.behaviour.mix_up and session.neighbour else self
             if target is not None:
@@ -83,7 +96,12 @@ class EchoTrack(MediaStreamTrack):
         due, frame = self._queue.popleft()
         await asyncio.sleep(due - asyncio.get_running_loop().time())
         self._session.frames_out += 1
-        return frame
+        scale = self._session.behaviour.scale
+        if scale == 1:
+            return frame
+        smaller = frame.reformat(width=int(frame.width * scale) & ~1, height=int(frame.height * scale) & ~1)
+        smaller.pts, smaller.time_base = frame.pts, frame.time_base
+        return smaller
 
     def stop(self) -> None:
         self._task.cancel()
@@ -102,6 +120,7 @@ class EchoSession:
     channel: RTCDataChannel | None = None
     echo: EchoTrack | None = None
     paused: bool = False
+    queued: bool = False
     frames_in: int = 0
     frames_out: int = 0
     drops: dict[str, int] = field(default_factory=dict)
@@ -111,7 +130,11 @@ class EchoSession:
         def on_datachannel(channel: RTCDataChannel) -> None:
             self.channel = channel
             channel.on("message", self.on_message)
-            self.say({"type": "state", "state": "warming"})
+            if self.queued:
+                self.say({"type": "state", "state": "queued"})
+                self.say({"type": "queue", "position": 2, "estimate_s": 40.0})
+            else:
+                self.say({"type": "state", "state": "warming"})
             self.say({"type": "stats", **self.stats()})
 
         @self.pc.on("track")
@@ -153,6 +176,7 @@ class EchoSession:
             "drops": self.drops,
             "plan": {"steps": 2},
             "state": "live",
+            "stages_ms": self.behaviour.stages_ms,
             "not_yet_known": True,
         }
 
@@ -172,6 +196,7 @@ class EchoService:
         self.deleted: list[str] = []
         self.offers: list[str] = []
         self.resumed: list[str] = []
+        self.refused = 0
         self.loop = asyncio.new_event_loop()
         config = uvicorn.Config(self._app(), port=port, log_level="error", ws="none", lifespan="off")
         self._server = uvicorn.Server(config)
@@ -206,6 +231,11 @@ class EchoService:
 
         asyncio.run_coroutine_threadsafe(send(), self.loop).result(5)
 
+    def admit(self, session: str) -> None:
+        """There is room for a session that was queued."""
+        self.sessions[session].queued = False
+        self.say(session, {"type": "state", "state": "warming"})
+
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_until_complete(self._serve())
@@ -231,12 +261,15 @@ class EchoService:
         async def create(body: dict[str, Any]) -> Response | dict[str, Any]:
             if self.behaviour.garbage:
                 return Response("<html>hello</html>", media_type="text/html")
-            if self.behaviour.busy:
-                return _error(503, "busy", "all places are taken", {"Retry-After": "7"})
+            if self.behaviour.busy or self.behaviour.refuse_offers:
+                self.behaviour.refuse_offers = max(0, self.behaviour.refuse_offers - 1)
+                self.refused += 1
+                return _error(503, "busy", "all places are taken", {"Retry-After": self.behaviour.retry_after})
             self.offers.append(body["sdp"])
             neighbour = next(reversed(self.sessions.values()), None)
             pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-            session = EchoSession(self.behaviour, pc, body["params"], neighbour)
+            params = self.behaviour.defaults | body["params"]
+            session = EchoSession(self.behaviour, pc, params, neighbour, queued=self.behaviour.queued)
             self.sessions[session.id] = session
             sdp = await session.answer(body["sdp"])
             if self.behaviour.dead_media:
@@ -247,7 +280,7 @@ class EchoService:
                 "sdp": sdp,
                 "type": "answer",
                 "ice_servers": [],
-                "state": "connecting",
+                "state": "queued" if session.queued else "connecting",
                 "params": session.params,
                 "frame_size": size,
             }

@@ -29,15 +29,16 @@ CACHE = CacheGeometry(window=4, sinks=1, sink_threshold=0.2)
 DEFAULTS = Params(prompt="oil", width=64, height=64)
 
 
-def random_pipeline(cache: CacheGeometry = CACHE, seed: int = 0) -> CausalWanPipeline:
-    """Float32 on the CPU; the same seed gives the same weights."""
+def random_pipeline(cache: CacheGeometry = CACHE, seed: int = 0, *, light: bool = False) -> CausalWanPipeline:
+    """Float32 on the CPU; the same seed gives the same weights. light: whether it has a light codec too."""
     torch.manual_seed(seed)
     autoencoder = StreamingAutoencoder(AutoencoderGeometry(latent_channels=8, width=16, frame_width=8))
     dit = CausalWanModel(DIT)
     text = TinyTextEncoder(TextGeometry(buckets=64, dim=16, layers=1, heads=2, length=6), 3)
-    for model in (autoencoder, dit, text):
+    lighter = StreamingAutoencoder(AutoencoderGeometry(latent_channels=8, width=8, frame_width=4))
+    for model in (autoencoder, dit, text, lighter):
         model.eval().requires_grad_(False)
-    models = Models(TinyCodec(autoencoder), dit, TinyText(text))
-    spec = PipelineSpec("random", 4, 1, 16, 256 * 256, 16.0, 0, DEFAULTS)
+    models = Models(TinyCodec(autoencoder), dit, TinyText(text), light_codec=TinyCodec(lighter) if light else None)
+    spec = PipelineSpec("random", 4, 1, 16, 256 * 256, 16.0, 0, DEFAULTS, light_vae=light)
     rules = Rules(cache, SamplerGeometry(), NoiseGeometry())
     return CausalWanPipeline(spec, models, rules, torch.device("cpu"), torch.float32)

@@ -29,7 +29,7 @@ class Stage:
             self.engine,
             self.clock,
             self.metrics,
-            Capacity(max_batch=4, slots=config.max_sessions),
+            Capacity(max_batch=4, sessions=config.max_sessions),
             max_waiting=config.max_queue,
         )
         self.engine.on_restart = self.loop.restarted

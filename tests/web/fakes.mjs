@@ -108,7 +108,7 @@ export const settle = async () => { for (let i = 0; i < 30; i++) await Promise.r
  * [status, body, headers] each, an Error for a network failure; when it is empty sessions open.
  */
 export function makeWorld() {
-  const world = { peers: [], requests: [], answers: [], gathers: true, connects: true, forgets: false, opened: 0, timers: new FakeTimers() };
+  const world = { peers: [], requests: [], answers: [], gathers: true, connects: true, forgets: false, opened: 0, state: "connecting", timers: new FakeTimers() };
   world.RTCPeerConnection = class extends FakePeer { constructor(configuration) { super(world, configuration); } };
   world.fetch = async (url, { method, headers, body, signal, keepalive }) => {
     signal?.throwIfAborted();
@@ -124,11 +124,12 @@ export function makeWorld() {
     if (id && world.forgets) return [404, { error: { code: "no_such_session", message: "it may have ended" } }];
     if (id) return [200, { id, sdp: "answer", type: "answer", ice_servers: [], params: world.params }];
     const params = (world.params = { fps: 16, slo_ms: 1000, ...body.params });
-    return [201, { id: `s${++world.opened}`, sdp: "answer", type: "answer", ice_servers: [{ urls: "turn:t" }], params }];
+    const answer = { id: `s${++world.opened}`, sdp: "answer", type: "answer", ice_servers: [{ urls: "turn:t" }], params };
+    return [201, { ...answer, state: world.state }];
   };
   world.options = (more = {}) => ({
     url: "http://host/base/", fetch: world.fetch, RTCPeerConnection: world.RTCPeerConnection, MediaStream: FakeStream,
-    timers: world.timers, ...more,
+    timers: world.timers, now: () => world.timers.now, random: () => 0.5, ...more,
   });
   world.made = (method) => world.requests.filter((request) => request.method === method);
   return world;

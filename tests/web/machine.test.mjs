@@ -40,10 +40,18 @@ test("waiting for room or for the engine leads back to connecting", () => {
   assert.equal(next(cold, { type: "retry" }).name, "connecting");
 });
 
-test("a place in line is kept until the session moves on", () => {
-  const waiting = after(start, source, session("connecting"), { type: "queue", position: 3 });
-  assert.deepEqual(waiting, { name: "warming", position: 3 });
-  assert.deepEqual(next(waiting, session("warming")), { name: "warming" });
+test("a place in the queue is kept until the session moves on", () => {
+  const place = { type: "queue", position: 3, estimateS: 40 };
+  for (const before of [session("connecting"), session("queued")]) {
+    const waiting = after(start, source, before, place);
+    assert.deepEqual(waiting, { name: "queued", position: 3, estimateS: 40 });
+    assert.equal(next(waiting, session("queued")), waiting);
+    assert.equal(next(waiting, place), waiting);
+    assert.deepEqual(next(waiting, { ...place, position: 2 }), { name: "queued", position: 2, estimateS: 40 });
+    assert.deepEqual(next(waiting, session("warming")), { name: "warming" });
+    assert.equal(next(waiting, { type: "stop" }), IDLE);
+    assert.equal(isActive(waiting), true);
+  }
 });
 
 test("stop leads from everywhere to idle", () => {
@@ -62,7 +70,7 @@ test("events that come too late change nothing", () => {
   assert.equal(next(IDLE, session("live")), IDLE);
   assert.equal(next(IDLE, { type: "retry" }), IDLE);
   const live = after(start, source, session("live"));
-  for (const event of [start, source, { type: "busy", retryAt: 1 }, { type: "queue", position: 1 }, session("unheard of"), session("live")]) {
+  for (const event of [start, source, { type: "busy", retryAt: 1 }, { type: "queue", position: 1, estimateS: 1 }, session("unheard of"), session("live")]) {
     assert.equal(next(live, event), live);
   }
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { duration, fps, History, lost, promise, RateMeter, reasons } from "../../web/meter.js";
+import { duration, fps, History, lost, promise, RateMeter, reasons, reshaped, stages } from "../../web/meter.js";
 
 const stats = { fps_in: 16, fps_out: 15.5, latency_ms: { p50: 400, p95: 600, max: 900 }, frames_in: 99, frames_out: 90,
   deadline_misses: 0, drops: {}, plan: {}, state: "live" };
@@ -29,8 +29,9 @@ test("durations and rates are short", () => {
 });
 
 test("drops are told by reason; what was asked for is no loss", () => {
-  const drops = { rate: 300, late: 2, overload: 5, error: 0, some_new_one: 1, unwatched: 40 };
-  assert.deepEqual(reasons(drops), [["above the frame rate", 300], ["while nobody watched", 40], ["newer frames were there", 5],
+  const drops = { rate: 300, late: 2, overload: 5, error: 0, some_new_one: 1, unwatched: 40, queued: 30 };
+  assert.deepEqual(reasons(drops), [["above the frame rate", 300], ["while nobody watched", 40],
+    ["while in the queue", 30], ["newer frames were there", 5],
     ["too late to be of use", 2], ["some new one", 1]]);
   assert.equal(lost(drops), 8);
 });
@@ -44,6 +45,9 @@ test("the promise is kept, broken, or not known yet", () => {
   assert.equal(promise(params, undefined).kept, undefined);
   assert.equal(promise(params, { ...stats, frames_out: 0 }).kept, undefined);
   assert.deepEqual(promise({}, stats), { text: "–", kept: undefined });
+  const lowered = { ...stats, fps_out: 8, plan: { ...stats.plan, fps: 8 } };
+  assert.deepEqual(promise(params, lowered), { text: "8 fps in 1 s", kept: true });
+  assert.equal(promise(params, { ...stats, plan: { ...stats.plan, promised: false } }).kept, undefined);
 });
 
 test("a curve keeps its newest values and ends at the right", () => {
@@ -52,4 +56,20 @@ test("a curve keeps its newest values and ends at the right", () => {
   [9, 1, 2, 1].forEach((value) => curve.push(value));
   assert.deepEqual(curve.values, [1, 2, 1]);
   assert.ok(curve.points(100, 24).split(" ")[2].startsWith("100.0,"));
+});
+
+test("a frame's time is shared out among its stages, in their order", () => {
+  const parts = stages({ pace: 50, fill: 100, queue: 0.2, denoise: 50, unheard_of: 900 }, ["fill", "queue", "denoise", "pace"]);
+  assert.deepEqual(parts.map(({ name, ms }) => [name, ms]), [["fill", 100], ["denoise", 50], ["pace", 50]]);
+  assert.ok(Math.abs(parts[0].share - 0.5) < 0.01);
+  assert.deepEqual(stages({}, ["fill"]), []);
+});
+
+test("a smaller picture of almost the same shape is no other shape; a turned one is", () => {
+  assert.equal(reshaped(320 / 192, 256 / 144), false);
+  assert.equal(reshaped(320 / 192, 160 / 96), false);
+  assert.equal(reshaped(4 / 3, 16 / 9), true);
+  assert.equal(reshaped(9 / 16, 16 / 9), true);
+  assert.equal(reshaped(16 / 9, 0), true);
+  assert.equal(reshaped(NaN, 16 / 9), false);
 });

@@ -11,7 +11,7 @@ async function opened(world = makeWorld(), params = { prompt: "neon" }) {
   const client = new StreamgenClient(world.options());
   const session = await client.open(camera(), params);
   const events = [];
-  for (const type of ["state", "stats", "applied", "rejected", "restarted", "queue", "closing", "error", "track"]) {
+  for (const type of ["state", "stats", "applied", "rejected", "restarted", "queue", "quality", "closing", "error", "track"]) {
     session.on(type, (detail) => events.push([type, detail]));
   }
   const states = () => events.filter(([type]) => type === "state").map(([, { state }]) => state);
@@ -140,10 +140,87 @@ test("messages of the service become events; what is not understood is passed ov
     { type: "restarted", reason: "killed" }, { type: "from the future" }, "not json", "null", { type: "applied", seq: 77 }]) {
     channel.hear(message);
   }
-  assert.deepEqual(events, [["state", { state: "live" }], ["stats", stats], ["queue", { position: 2 }],
+  assert.deepEqual(events, [["state", { state: "live" }], ["stats", stats], ["queue", { position: 2, estimateS: null }],
     ["restarted", { reason: "killed" }]]);
   assert.equal(session.state, "live");
   assert.equal(session.stats.fps_out, 15);
+});
+
+test("a session that waits for room tells its place until it is admitted, for as long as that takes", async () => {
+  const world = makeWorld();
+  world.state = "queued";
+  const { session, events, states } = await opened(world);
+  assert.equal(session.state, "queued");
+  const { channel } = world.peers[0];
+  channel.hear({ type: "queue", position: 2, estimate_s: 40 });
+  assert.deepEqual([session.queuePosition, session.queue], [2, { position: 2, estimateS: 40 }]);
+  await world.timers.pass(3_600_000);
+  channel.hear({ type: "queue", position: 1, estimate_s: null });
+  assert.equal(session.queuePosition, 1);
+  channel.hear({ type: "state", state: "warming" });
+  assert.equal(session.queuePosition, undefined);
+  assert.deepEqual(states(), ["warming"]);
+  assert.deepEqual(events.filter(([type]) => type === "queue").map(([, place]) => place),
+    [{ position: 2, estimateS: 40 }, { position: 1, estimateS: null }]);
+});
+
+test("what is said in the queue before the connection counts as open is not lost", async () => {
+  const world = makeWorld();
+  world.connects = false;
+  const opening = new StreamgenClient(world.options()).open(camera());
+  await settle();
+  world.peers[0].channel.hear({ type: "state", state: "queued" });
+  world.peers[0].channel.hear({ type: "queue", position: 3, estimate_s: 12.5 });
+  world.peers[0].become("connected");
+  const session = await opening;
+  assert.deepEqual([session.state, session.queue], ["queued", { position: 3, estimateS: 12.5 }]);
+});
+
+test("the quality that runs is told and kept", async () => {
+  const { world, session, events } = await opened();
+  assert.equal(session.quality, undefined);
+  const quality = { rung: 3, rungs: 6, steps: 1, fps: 8, width: 256, height: 144, vae: "full", reason: "load" };
+  world.peers[0].channel.hear({ type: "quality", ...quality });
+  assert.deepEqual(session.quality, quality);
+  assert.deepEqual(events, [["quality", quality]]);
+});
+
+test("with patience a service without room is asked again, a little later than it says", async () => {
+  const world = makeWorld();
+  world.answers.push(busy, busy);
+  const opening = new StreamgenClient(world.options()).open(camera(), {}, { patience: 60 });
+  await world.timers.pass(7699);
+  assert.equal(world.made("POST").length, 1);
+  await world.timers.pass(1);
+  await settle();
+  assert.equal(world.made("POST").length, 2);
+  await world.timers.pass(7700);
+  assert.equal((await opening).id, "s1");
+  assert.deepEqual(world.peers.map(({ closed }) => closed), [true, true, false]);
+});
+
+test("patience ends with one more attempt, and is for want of room only", async () => {
+  const world = makeWorld();
+  world.answers.push(busy, busy, busy);
+  const client = new StreamgenClient(world.options());
+  const refused = assert.rejects(client.open(camera(), {}, { patience: 10 }), BusyError);
+  await world.timers.pass(10000);
+  await refused;
+  assert.deepEqual([world.made("POST").length, world.timers.now], [3, 10000]);
+  world.answers.push([422, { error: { code: "bad_params", message: "noise: is 3", field: "noise" } }]);
+  await assert.rejects(client.open(camera(), {}, { patience: 10 }), ParamsError);
+});
+
+test("waiting for room can be aborted", async () => {
+  const world = makeWorld();
+  world.answers.push(busy);
+  const abort = new AbortController();
+  const opening = assert.rejects(
+    new StreamgenClient(world.options()).open(camera(), {}, { patience: 60, signal: abort.signal }), { name: "AbortError" });
+  await settle();
+  abort.abort();
+  await opening;
+  assert.deepEqual(world.timers.due, []);
 });
 
 test("who comes back does not hear that it was away; statistics of the network are passed on", async () => {

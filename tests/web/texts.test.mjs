@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ACTION_LABELS, notice, problemOf } from "../../web/texts.js";
+import { ACTION_LABELS, level, loweredText, notice, problemOf, running, STAGES, STAGE_TITLES } from "../../web/texts.js";
 
-const names = ["idle", "asking", "connecting", "starting", "busy", "warming", "paused", "reconnecting", "error"];
+const names = ["idle", "asking", "connecting", "starting", "busy", "queued", "warming", "paused", "reconnecting", "error"];
 
 test("every state says what is going on", () => {
   for (const name of names) {
@@ -43,4 +43,38 @@ test("a code from outside cannot reach into the table", () => {
 test("the wait for a place counts down", () => {
   assert.match(notice({ name: "busy", retryAt: 5000 }, 1200).text, /in 4 s/);
   assert.match(notice({ name: "busy", retryAt: 5000 }, 9000).text, /in 0 s/);
+});
+
+test("who waits in the queue hears the place, about how long, and how to leave", () => {
+  const title = (estimateS) => notice({ name: "queued", position: 2, estimateS }, 0).title;
+  assert.equal(title(38.4), "You are number 2 in the queue, about 40 s");
+  assert.equal(title(0.4), "You are number 2 in the queue, about 5 s");
+  assert.equal(title(125), "You are number 2 in the queue, about 2 min");
+  assert.equal(title(null), "You are number 2 in the queue");
+  assert.equal(notice({ name: "queued" }, 0).title, "You are in the queue");
+  assert.deepEqual(notice({ name: "queued", position: 2 }, 0).actions, ["leave"]);
+});
+
+test("a lower quality is told with its reason, and nothing is said where all is well", () => {
+  const params = { steps: 2, fps: 16, width: 320, height: 192, vae: "full" };
+  const quality = { rung: 2, rungs: 6, steps: 1, fps: 8, width: 320, height: 192, vae: "full", reason: "load" };
+  assert.equal(loweredText(quality, params), "Many are watching: running at 1 step, 8 fps");
+  assert.equal(loweredText({ ...quality, steps: 2, fps: 10.67, reason: "room" }, params),
+    "There is more room again: running at 2 steps, 10.7 fps");
+  assert.match(loweredText({ ...quality, reason: "asked" }, params), /^Still less than you asked for/);
+  assert.match(loweredText({ ...quality, reason: "unheard of" }, params), /^Many are watching/);
+  assert.equal(loweredText({ ...quality, width: 256, height: 144, vae: "light" }, params),
+    "Many are watching: running at 1 step, 8 fps, 256 × 144, light VAE");
+  assert.equal(loweredText({ ...quality, vae: "light" }, { ...params, vae: "light" }), "Many are watching: running at 1 step, 8 fps");
+  assert.equal(loweredText({ ...quality, rung: 0, reason: "room" }, params), "");
+  assert.equal(loweredText(undefined, params), "");
+});
+
+test("the meter's details name what runs and how far down it is", () => {
+  const plan = { rung: 3, rungs: 6, steps: 1, fps: 8, width: 256, height: 144, vae: "light", batch: 4 };
+  assert.equal(level(plan), "3/6");
+  assert.equal(level({ rung: 0, rungs: 6 }), "6/6");
+  assert.equal(running(plan), "1 step, 8 fps, 256 × 144, light VAE");
+  assert.deepEqual([level({}), running({})], ["", ""]);
+  assert.deepEqual(Object.keys(STAGES), Object.keys(STAGE_TITLES));
 });

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +12,21 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.causal_wan.build import build_wan
-from pipelines.causal_wan.checkpoints import wan_shapes
-from pipelines.causal_wan.geometry import DiTGeometry
 from pipelines.causal_wan.lora import load_lora
 from pipelines.causal_wan.pipeline import CausalWanPipeline
-from pipelines.causal_wan.taehv_geometry import TaehvGeometry
-from pipelines.files import files_of
-from pipelines.registry import PRESETS, Choices, Preset, build
+from pipelines.registry import Choices, Preset, build
 from pipelines.streaming import sequential
 from streamgen.core import Params
 from streamgen.errors import ParamsError, PresetError, WeightsError
-from tests.support.codecs import random_taehv
-from tests.support.umt5 import make_tokenizer, umt5_state
+from tests.support.wan_preset import SMALL, small_wan_preset
 
 CPU = Choices(device="cpu")
-SMALL = DiTGeometry(
-    latent_channels=16, cond_channels=0, patch=(1, 2, 2), dim=24, ffn_dim=40, heads=2, layers=2, freq_dim=16,
-    text_dim=16, text_len=12, prediction="flow",
-)  # fmt: skip
 
 
 @pytest.fixture
 def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preset:
-    """wan-1.3b with a small DiT and a small text encoder, its files where `models pull` would put them."""
     monkeypatch.setenv("STREAMGEN_MODELS", str(tmp_path))
-    real = PRESETS["wan-1.3b"]
-    small = replace(
-        real, settings={**real.settings, "dit": asdict(SMALL)}, defaults=replace(real.defaults, width=64, height=64)
-    )
-    places = {file.role: file.place(tmp_path) for file in files_of(real)}
-    for place in places.values():
-        place.parent.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    dit = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in wan_shapes(SMALL).items()}
-    torch.save({"generator_ema": {f"model.{name}": tensor for name, tensor in dit.items()}}, places["dit"])
-    torch.save(umt5_state(), places["text_encoder"])
-    make_tokenizer(tmp_path).joinpath("tokenizer.json").rename(places["tokenizer"])
-    torch.save(random_taehv(TaehvGeometry()), places["taehv"])
-    places["wan_vae"].write_bytes(b"not needed with taehv")
-    return small
+    return small_wan_preset(tmp_path)
 
 
 def frames(count: int, seed: int = 0) -> np.ndarray:
@@ -200,3 +176,11 @@ def test_the_spec_names_the_device_and_what_its_speed_depends_on(preset: Preset)
     threads = torch.get_num_threads()
     assert re.fullmatch(rf"cpu: \S.*, {threads} threads, (bfloat16|float32), not compiled", spec.device)
     assert not spec.overlap
+
+
+def test_a_codec_whose_file_the_preset_does_not_list_is_named(preset: Preset) -> None:
+    files = [entry for entry in preset.settings["files"] if entry["role"] != "wan_vae"]
+    settings = {**preset.settings, "files": files}
+    build_wan(replace(preset, settings=settings), CPU)
+    with pytest.raises(PresetError, match=r"wan-1\.3b runs paired and taehv, and lists no file of the role wan_vae"):
+        build_wan(replace(preset, settings={**settings, "codec": "paired", "light_codec": "taehv"}), CPU)

@@ -20,6 +20,7 @@ from pipelines.causal_wan.taehv import Taehv
 from pipelines.causal_wan.taehv_geometry import TaehvGeometry
 from pipelines.causal_wan.wan_vae_geometry import WanVaeGeometry
 from pipelines.streaming import sequential
+from streamgen.errors import PresetError
 
 WAN = PRESETS["wan-1.3b"]
 
@@ -63,6 +64,30 @@ def test_codecs_keep_what_their_own_geometry_says(width: int, height: int) -> No
         encoder = halves[0].encoder_bytes(height, width, torch.bfloat16)
         decoder = halves[1].decoder_bytes(height, width, torch.bfloat16)
         assert memory.codec_bytes({"codec": codec}, width, height) == encoder + decoder
+
+
+@pytest.mark.parametrize(("codec", "light"), [("wan", "paired"), ("wan", "taehv"), ("paired", "taehv")])
+def test_a_stream_is_counted_with_the_codec_that_keeps_more(codec: str, light: str) -> None:
+    both = memory.codec_bytes({"codec": codec, "light_codec": light}, 832, 480)
+    assert both == max(memory.codec_bytes({"codec": name}, 832, 480) for name in (codec, light))
+    whole = memory.memory_of({**WAN.settings, "codec": codec, "light_codec": light}, WAN.defaults)
+    assert whole.session == memory.memory_of({**WAN.settings, "codec": codec}, WAN.defaults).session
+
+
+def test_both_codecs_weights_are_counted_and_what_they_share_once() -> None:
+    def weights(**codecs: str) -> int:
+        return memory.memory_of({**WAN.settings, **codecs}, WAN.defaults).weights
+
+    taehv, wan = 2 * memory._TAEHV_PARAMETERS, 2 * memory._WAN_VAE_PARAMETERS
+    dit = weights(codec="taehv") - taehv
+    assert weights(codec="wan") == dit + wan
+    for codec, light in (("wan", "taehv"), ("wan", "paired"), ("paired", "taehv")):
+        assert weights(codec=codec, light_codec=light) == dit + wan + taehv
+
+
+def test_codecs_that_cannot_be_run_have_no_size() -> None:
+    with pytest.raises(PresetError, match="light_codec wan is not lighter"):
+        memory.memory_of({**WAN.settings, "light_codec": "wan"}, WAN.defaults)
 
 
 def test_the_tiny_codec_keeps_what_is_measured() -> None:

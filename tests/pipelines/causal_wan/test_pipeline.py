@@ -1,9 +1,13 @@
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.pipeline import CausalWanPipeline, StreamState
 from pipelines.streaming import StreamBatch, sequential
 from streamgen.core import Params, Pixels
@@ -136,6 +140,72 @@ def test_two_sizes_at_once() -> None:
     assert [out.shape for out in outputs] == [(1, 64, 64, 3), (1, 64, 96, 3)]
 
 
+def test_the_light_codec_is_for_those_who_ask_for_it() -> None:
+    pipeline, plain = random_pipeline(light=True), random_pipeline()
+    full, light = (stream(pipeline, pipeline.open(replace(DEFAULTS, vae=vae)), clip(6)) for vae in ("full", "light"))
+    assert all(map(np.array_equal, full, stream(plain, plain.open(DEFAULTS), clip(6))))
+    assert not any(map(np.array_equal, full, light))
+    with pytest.raises(ParamsError, match="vae: this preset has one VAE only"):
+        plain.open(replace(DEFAULTS, vae="light"))
+
+
+def test_streams_of_each_codec_are_one_batch_and_all_are_denoised_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int, int]] = []
+
+    def watch(name: str) -> None:
+        method = getattr(TinyCodec, name)
+
+        def watched(codec: TinyCodec, states: Sequence[Any], batch: torch.Tensor) -> torch.Tensor:
+            calls.append((name, id(codec), len(states)))
+            return method(codec, states, batch)
+
+        monkeypatch.setattr(TinyCodec, name, watched)
+
+    pipeline = random_pipeline(light=True)
+    vaes = ("light", "full", "light", "full", "full")
+    alone = [stream(pipeline, pipeline.open(replace(DEFAULTS, vae=vae)), clip(i)) for i, vae in enumerate(vaes)]
+    states = [pipeline.open(replace(DEFAULTS, vae=vae)) for vae in vaes]
+    watch("encode")
+    watch("decode")
+    for n in range(7):
+        calls.clear()
+        pictures = sequential(pipeline, [(state, clip(i)[n]) for i, state in enumerate(states)])
+        assert Counter((name, count) for name, _, count in calls) == Counter(
+            {(name, count): 1 for name in ("encode", "decode") for count in (2, 3)}
+        )
+        assert len({codec for _, codec, _ in calls}) == 2
+        for picture, expected in zip(pictures, alone, strict=True):
+            assert np.abs(picture.astype(int) - expected[n]).max() <= 1
+
+
+def test_a_streams_codec_stays() -> None:
+    pipeline = random_pipeline(light=True)
+    for vae, other in (("full", "light"), ("light", "full")):
+        params = replace(DEFAULTS, vae=vae)
+        state, untouched = pipeline.open(params), pipeline.open(params)
+        stream(pipeline, state, clip(7)[:2])
+        with pytest.raises(ParamsError, match="vae: cannot change within a stream; open a new state"):
+            pipeline.update(state, replace(params, vae=other, prompt="neon"))
+        after = stream(pipeline, state, clip(7)[2:])  # as if nothing had been asked
+        assert all(map(np.array_equal, after, stream(pipeline, untouched, clip(7))[2:]))
+
+
+def test_codecs_and_spec_agree() -> None:
+    pipeline, plain = random_pipeline(light=True), random_pipeline()
+
+    def made(like: CausalWanPipeline, **light: Any) -> CausalWanPipeline:
+        models = replace(like._models, **light)
+        return CausalWanPipeline(like.spec, models, like._rules, torch.device("cpu"), torch.float32)
+
+    with pytest.raises(ValueError, match="light_vae=True, and there is no light codec"):
+        made(pipeline, light_codec=None)
+    with pytest.raises(ValueError, match="light_vae=False, and there is a light codec"):
+        made(plain, light_codec=plain._models.codec)
+    other = TinyCodec(StreamingAutoencoder(AutoencoderGeometry(latent_channels=4, width=8, frame_width=4)))
+    with pytest.raises(ValueError, match="other latents cannot serve one DiT: 8 and 4 channels"):
+        made(pipeline, light_codec=other)
+
+
 def test_memory_does_not_grow_with_sessions_that_come_and_go() -> None:
     pipeline = random_pipeline()
     keeper = pipeline.open(DEFAULTS)
@@ -164,5 +234,5 @@ def test_frames_that_do_not_fit_are_refused() -> None:
         pipeline.encode([(state, frames(0, 5))])
     with pytest.raises(ParamsError, match="frames"):
         pipeline.encode([(state, frames(0, 4, height=80))])
-    with pytest.raises(ParamsError, match="open another"):
+    with pytest.raises(ParamsError, match="width: cannot change within a stream; open a new state"):
         pipeline.update(state, Params(width=128, height=64))
