@@ -55,8 +55,8 @@ SESSIONS: dict[str, list[dict[str, object]]] = {
     "fake": [{"fps": fps, "steps": steps, "slo_ms": slo}
              for fps, steps, slo in ((12.0, 1, 400.0), (16.0, 2, 700.0), (24.0, 2, 500.0), (20.0, 3, 1000.0),
                                      (10.0, 2, 900.0), (16.0, 1, 600.0))],
-    "tiny": [{"fps": 12.0, "steps": 1, "slo_ms": 900.0}, {"fps": 8.0, "steps": 2, "slo_ms": 1200.0},
-             {"fps": 10.0, "steps": 1, "slo_ms": 1000.0}],
+    "tiny": [{"fps": 12.0, "steps": 1, "slo_ms": 2000.0}, {"fps": 8.0, "steps": 2, "slo_ms": 3000.0},
+             {"fps": 10.0, "steps": 1, "slo_ms": 2500.0}],
 }  # fmt: skip
 
 

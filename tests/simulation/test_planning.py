@@ -6,7 +6,13 @@ import pytest
 
 from streamgen.core import Params
 from streamgen.simulation.decision import decisions
-from streamgen.simulation.planning import MISSES, Question, devices_for, sessions_per_device, sessions_per_device_of_fleet
+from streamgen.simulation.planning import (
+    MISSES,
+    Question,
+    devices_for,
+    sessions_per_device,
+    sessions_per_device_of_fleet,
+)
 from streamgen.simulation.workload import DEVICE, SPEC, offered
 
 SLOW = replace(DEVICE, speed=0.3)

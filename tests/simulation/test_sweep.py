@@ -46,11 +46,11 @@ def test_admission_keeps_the_promises_made_and_lets_the_rest_wait() -> None:
 
 
 def test_a_run_can_be_repeated() -> None:
-    run = planned(CONTENDERS["full"], "churn", 1.5, 12.0, 7)
+    run = planned(CONTENDERS["full"], "churn", 1.5, 6.0, 7)
     first, again = (simulate(run).as_dict() for _ in range(2))
     timed = ("plan_us", "plan_p99_us")
     assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in again.items() if k not in timed}
-    assert simulate(planned(CONTENDERS["full"], "churn", 1.5, 12.0, 8)).offered_fps != first["offered_fps"]
+    assert simulate(planned(CONTENDERS["full"], "churn", 1.5, 6.0, 8)).offered_fps != first["offered_fps"]
 
 
 @pytest.mark.parametrize("load", [0.2, 0.9, 3.0])
@@ -58,6 +58,10 @@ def test_the_load_is_what_was_asked_for(load: float) -> None:
     run = planned(CONTENDERS["deadline"], "steady", load, 10.0, 3)
     wanted = [visit.params for visit in run.visits]
     assert offered(wanted, run.device) == pytest.approx(load, rel=0.01)
+
+
+def test_sessions_can_be_paced_to_a_load() -> None:
+    wanted = [visit.params for visit in planned(CONTENDERS["deadline"], "steady", 0.9, 10.0, 3).visits]
     assert offered(paced(wanted, DEVICE, 0.5), DEVICE) == pytest.approx(0.5, rel=0.05)
 
 
