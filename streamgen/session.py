@@ -226,8 +226,13 @@ class Session:
         self._set_state("closed")
 
     @property
+    def waits(self) -> bool:
+        """Whether there is no room for it yet."""
+        return not self.standing.admitted
+
+    @property
     def _running(self) -> State:
-        if not self.standing.admitted:
+        if self.waits:
             return "queued"
         return "warming" if self._first else "live"
 
@@ -268,7 +273,7 @@ class Session:
     def _refusal(self, frame: Frame) -> DropReason | None:
         if self._paused:
             return "paused"
-        if not self.standing.admitted:
+        if self.waits:
             return "queued"
         if self._state not in ("warming", "live", "away"):
             return "closed"
@@ -288,6 +293,7 @@ class Session:
     def admitted(self) -> None:
         """There is room for it."""
         self.standing.admitted = True
+        self.last_frame_at = self._clock.now()
         if self._state == "queued":
             self._set_state(self._running)
 

@@ -231,7 +231,7 @@ def _add_sessions(app: FastAPI, backend: Backend) -> None:
             id=session.id,
             sdp=opened.sdp,
             ice_servers=list(backend.ice_servers_for(session.id)),
-            state=session.state,
+            state="queued" if session.waits else session.state,
             params=session.params.as_dict(),
             frame_size=(session.params.width, session.params.height),
         )

@@ -79,7 +79,7 @@ async def test_two_clients_get_each_their_own_picture(server: Server, scene: Pix
     pictures = {"thermal": scene, "blueprint": scene[:, ::-1].copy()}
     async with Client(server.url) as client:
         sessions = {
-            name: await client.open(repeated(pictures[name]), fps=8.0, prompt=prompt)
+            name: await client.open(repeated(pictures[name]), fps=8.0, prompt=prompt, keep="size")
             for name, prompt in prompts.items()
         }
         got = await asyncio.gather(*(results(session, 16) for session in sessions.values()))
@@ -89,7 +89,7 @@ async def test_two_clients_get_each_their_own_picture(server: Server, scene: Pix
 
 async def test_a_prompt_changes_at_the_frame_that_was_promised_and_without_a_gap(server: Server, scene: Pixels) -> None:
     async with Client(server.url) as client:
-        session = await client.open(repeated(scene), fps=12.0, prompt="thermal camera")
+        session = await client.open(repeated(scene), fps=12.0, prompt="thermal camera", keep="size")
         assert nearest((await results(session, 12))[-1], scene) == "thermal"
         first = await session.update(prompt="pencil sketch")
         assert first > 0
@@ -99,7 +99,7 @@ async def test_a_prompt_changes_at_the_frame_that_was_promised_and_without_a_gap
 
 async def test_a_killed_worker_comes_back_and_the_stream_goes_on(server: Server, scene: Pixels) -> None:
     async with Client(server.url) as client:
-        session = await client.open(repeated(scene), fps=8.0, prompt="neon lights at night")
+        session = await client.open(repeated(scene), fps=8.0, prompt="neon lights at night", keep="size")
         await results(session, 8)
         restarted = asyncio.create_task(next_restart(session))
         os.kill(server.worker(), signal.SIGKILL)

@@ -232,6 +232,8 @@ class Connection {
     const transceiver = this.peer.addTransceiver(track, { direction: "sendrecv", streams: [source] });
     preferH264(transceiver);
     this.sender = transceiver.sender;
+    /** Whether nothing is sent for now. */
+    this.held = false;
     /** @type {string | undefined} */
     this.id = undefined;
     /** @type {string[]} Messages that wait for the channel to open. */
@@ -460,7 +462,7 @@ export class StreamgenSession extends EventTarget {
   /** Sends another source from now on, without a cut. @param {MediaStream} source */
   async replaceSource(source) {
     this.#source = source;
-    await this.#connection?.sender.replaceTrack(source.getVideoTracks()[0] ?? null);
+    if (!this.#connection?.held) await this.#connection?.sender.replaceTrack(source.getVideoTracks()[0] ?? null);
   }
 
   /** A page that shows the result and nothing else; whoever has the link needs no token. @returns {Promise<URL>} */
@@ -491,7 +493,17 @@ export class StreamgenSession extends EventTarget {
     if (this.#state === "closed") return;
     this.#state = state;
     if (!NOT_ADMITTED.has(state)) this.queue = undefined;
+    this.#hold(state === "queued");
     this.#emit("state", { state, ...detail });
+  }
+
+  /** Frames of a session that waits for room would be sent for nothing. @param {boolean} held */
+  #hold(held) {
+    const connection = this.#connection;
+    if (!connection || connection.held === held) return;
+    connection.held = held;
+    const track = held ? null : this.#source.getVideoTracks()[0] ?? null;
+    connection.sender.replaceTrack(track).catch(() => undefined); // of a connection that has just been closed
   }
 
   /** @param {AbortSignal} [signal] @param {string} [before] session to go on with */

@@ -102,6 +102,7 @@ class Session:
         """(width, height) of the newest result in pixels. It follows the shape of the source where width or height was
         not asked for, so that it may change with the first frame and when a camera is turned."""
         self.state = answer.state
+        track.hold(answer.state == "queued")  # its frames would be dropped
         self.stats: Stats | None = None
         self.quality: Quality | None = None
         """What the service said last about how the session runs; None while it has said nothing."""
@@ -285,6 +286,7 @@ class Session:
 
     def _enter(self, state: str) -> None:
         self.state = state
+        self._track.hold(state == "queued")
         if state not in NOT_ADMITTED:
             self.queue_position = None
 

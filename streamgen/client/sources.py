@@ -40,6 +40,11 @@ T = TypeVar("T")
 class Source(Protocol):
     """Frames in real time: `next` waits until a frame is due."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether its frames come on their own, and pile up where nobody takes them."""
+        ...
+
     async def next(self) -> VideoFrame | VideoPacket | None:
         """The next frame with its media timestamp, None at the end. Called again only after it returned."""
         ...
@@ -73,6 +78,8 @@ class TrackSource:
         if track.kind != "video":
             raise TypeError(f"source must be a video track, not {track.kind}")
         self._track = track
+
+    goes_on = True
 
     async def next(self) -> VideoFrame | VideoPacket | None:
         """See Source."""
@@ -110,6 +117,8 @@ class Pace:
 class AsyncArraySource:
     """Arrays of an asynchronous iterator, asked for one by one when they are due."""
 
+    goes_on = False
+
     def __init__(self, frames: AsyncIterable[Pixels], fps: float) -> None:
         self._frames: AsyncIterator[Pixels] = aiter(frames)
         self._pace = Pace(fps)
@@ -126,6 +135,8 @@ class AsyncArraySource:
 
 class ArraySource:
     """Arrays of an iterator, which may block: it runs in a thread of its own, and each is asked for when it is due."""
+
+    goes_on = False
 
     def __init__(self, frames: Iterable[Pixels], fps: float) -> None:
         self._frames: Iterator[Pixels] = iter(frames)
@@ -145,6 +156,8 @@ class ArraySource:
 
 class FileSource:
     """A video file or URL at its own rate. A reader that falls behind gets the frame that is due, not the oldest."""
+
+    goes_on = False
 
     def __init__(self, reader: FileReader, thread: WorkThread) -> None:
         self._reader = reader
@@ -255,6 +268,15 @@ class SourceTrack(MediaStreamTrack):
         self.sent = 0
         self.error: Exception | None = None
         self._coming: asyncio.Task[VideoFrame | VideoPacket] | None = None
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+
+    def hold(self, held: bool) -> None:
+        """Whether nothing is to be sent for now: what goes on by itself is let go by, everything else waits."""
+        if held:
+            self._wanted.clear()
+        else:
+            self._wanted.set()
 
     def lend(self) -> MediaStreamTrack:
         """This track for one connection, which stops what it is given when it ends, and not the source."""
@@ -283,7 +305,7 @@ class SourceTrack(MediaStreamTrack):
         if self.readyState != "live":
             raise MediaStreamError
         try:
-            frame = await self._source.next()
+            frame = await self._next()
         except Exception as error:  # noqa: BLE001 - the border to the user's own code: kept, and raised to the user
             self.error = error
             frame = None
@@ -291,6 +313,14 @@ class SourceTrack(MediaStreamTrack):
             self.stop()
             raise MediaStreamError
         self.sent += 1
+        return frame
+
+    async def _next(self) -> VideoFrame | VideoPacket | None:
+        if not self._source.goes_on:
+            await self._wanted.wait()
+        frame = await self._source.next()
+        while frame is not None and not self._wanted.is_set():
+            frame = await self._source.next()
         return frame
 
 

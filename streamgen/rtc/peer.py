@@ -88,7 +88,8 @@ class Peer:
         session.connected()
         while True:
             await asyncio.sleep(min(STATS_INTERVAL_S, self._idle_timeout_s / 4))
-            if session.state != "paused" and self._clock.now() - session.last_frame_at > self._idle_timeout_s:
+            sends = session.state not in ("paused", "queued")
+            if sends and self._clock.now() - session.last_frame_at > self._idle_timeout_s:
                 self.connection.end("no frames came any more")
             self._outgoing(replace(session.stats(), network=self._network()))
 

@@ -23,6 +23,7 @@ from streamgen.client import (
 )
 from tests.support.clips import make_clip
 from tests.support.echo_service import FRAME_ID_OF_UPDATES, REFUSED_PROMPT, SILENT_PROMPT, EchoService
+from tests.support.webrtc import Camera
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -345,7 +346,39 @@ async def test_a_session_may_wait_in_the_queue_for_longer_than_a_connection_may_
         await session.close()
         events = [event async for event in session.events()]
         assert events[:3] == [StateChanged("queued"), Queue(2, 40.0), Queue(1, None)]
-        assert service.sessions[session.id].drops["queued"] > 10
+        assert service.sessions[session.id].drops == {}
+
+
+async def test_a_source_waits_with_its_session_and_loses_nothing(service: EchoService):
+    service.behaviour.queued = True
+    given = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal given
+        for picture in pictures(12):
+            given += 1
+            yield picture
+
+    async with Client(service.url) as client:
+        session = await client.open(counted(), fps=25, tail_s=0.5)
+        await asyncio.sleep(0.5)
+        assert (given, session.sent) == (0, 0)
+        service.admit(session.id)
+        seen = [frame async for frame in session.frames()]
+        assert (given, session.sent) == (12, 12)
+        assert seen
+
+
+async def test_a_camera_goes_on_while_its_session_waits_and_then_gives_what_is_new(service: EchoService):
+    service.behaviour.queued = True
+    camera = Camera(fps=25)
+    async with Client(service.url) as client:
+        session = await client.open(camera)
+        await until(lambda: camera.given > 8)
+        assert session.sent == 0
+        service.admit(session.id)
+        await first_frame(session)
+        assert camera.given - session.sent > 8
 
 
 async def test_a_lower_quality_is_told_and_its_smaller_pictures_come_as_they_are(service: EchoService):

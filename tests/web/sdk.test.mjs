@@ -174,6 +174,12 @@ test("what is said in the queue before the connection counts as open is not lost
   world.peers[0].become("connected");
   const session = await opening;
   assert.deepEqual([session.state, session.queue], ["queued", { position: 3, estimateS: 12.5 }]);
+  assert.equal(world.peers[0].transceiver.sender.track, null); // frames would be sent for nothing
+  const other = camera();
+  await session.replaceSource(other);
+  assert.equal(world.peers[0].transceiver.sender.track, null);
+  world.peers[0].channel.hear({ type: "state", state: "warming" });
+  assert.equal(world.peers[0].transceiver.sender.track, other.getVideoTracks()[0]);
 });
 
 test("the quality that runs is told and kept", async () => {
