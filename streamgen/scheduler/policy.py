@@ -99,21 +99,6 @@ class Plan:
     """When to plan again, even if nothing comes (s)."""
 
 
-class _Ready(NamedTuple):
-    """A chunk that could run now. Sorts by urgency."""
-
-    batch: bool
-    urgency: float
-    session: str
-    deadline: float
-    """When its batch has to be done; never where it is late whatever is done, or has no deadlines (s)."""
-    view: SessionView
-    chunk: Chunk
-    rates: Rates
-    service: float
-    """Of the chunk alone (s)."""
-
-
 class _Load(NamedTuple):
     """The work of a batch."""
 
@@ -130,6 +115,44 @@ class _Terms(NamedTuple):
     """Of a chunk alone (s)."""
     end: float
     """Of a chunk alone that begins now (s)."""
+
+
+class _Ready(NamedTuple):
+    """A chunk that could run now. Sorts by urgency. Of many that could few do: what is not compared is made later."""
+
+    batch: bool
+    urgency: float
+    session: str
+    deadline: float
+    """When its batch has to be done; never where it is late whatever is done, or has no deadlines (s)."""
+    view: SessionView
+    late: int
+    """Of the session's frames the chunk begins behind so many."""
+    length: int
+    """Frames; none to finish what the stream batch holds."""
+    its: _Terms
+
+    @property
+    def mode(self) -> Mode:
+        """What a stream batch holds waits for the session's next turn: where that may not come, nothing is held."""
+        view, length = self.view, self.length
+        if view.steps == 1 or not length or view.lost > STEADY:
+            return "sequential"
+        fill = (length - 1) * view.interval
+        budget = view.budget if not view.batch else NEVER
+        return mode_of(view.steps, length * view.interval, fill, budget, self.its.rates, view.mode)
+
+    @property
+    def chunk(self) -> Chunk:
+        """As it is to run."""
+        frames = self.view.frames[self.late : self.late + self.length]
+        return Chunk(self.session, tuple([frame.id for frame in frames]), self.mode)
+
+    @property
+    def load(self) -> _Load:
+        """By itself."""
+        steps = self.view.steps
+        return _Load(1, steps if self.mode == "sequential" else 1, steps)
 
 
 def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity: Capacity) -> Plan:
@@ -156,7 +179,7 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
         elif view.held_due is not None:
             flush_at = view.held_due - its.service - FLUSH_S
             if flush_at <= now:
-                ready.append(_entry(view, Chunk(view.session, ()), view.held_due, view.held_due, its))
+                ready.append(_entry(view, view.held_due, view.held_due, 0, 0, its))
             else:
                 wakes.append(flush_at)
     wake = min(wakes, default=None)
@@ -167,7 +190,7 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
     if first.batch and _would_be_late(now, sessions, terms, first, capacity):
         return Plan(drops=tuple(drops), wake=wake)
     batch, load = _batch(now, ready, capacity)
-    ends = capacity.ends(now, first.rates, *load)
+    ends = capacity.ends(now, first.its.rates, *load)
     return Plan(tuple([entry.chunk for entry in batch]), tuple(drops), first.view.shape, ends, wake)
 
 
@@ -195,27 +218,16 @@ def _late(view: SessionView, length: int, its: _Terms) -> int:
 
 def _whole(view: SessionView, late: int, length: int, its: _Terms) -> _Ready:
     """The session's chunk, without the frames that are late."""
-    frames = view.frames[late : late + length]
-    due, deadline = view.due, frames[0].deadline
+    due, deadline = view.due, view.frames[late].deadline
     if view.held_due is not None:
         due, deadline = min(due, view.held_due), min(deadline, view.held_due)
     if view.batch or deadline < its.end:
         deadline = NEVER
-    chunk = Chunk(view.session, tuple([frame.id for frame in frames]), _mode(view, length, its.rates))
-    return _entry(view, chunk, due, deadline, its)
+    return _entry(view, due, deadline, late, length, its)
 
 
-def _mode(view: SessionView, length: int, rates: Rates) -> Mode:
-    """What a stream batch holds waits for the session's next turn: where that may not come, nothing is held."""
-    if view.lost > STEADY:
-        return "sequential"
-    fill = (length - 1) * view.interval
-    budget = view.budget if not view.batch else NEVER
-    return mode_of(view.steps, length * view.interval, fill, budget, rates, view.mode)
-
-
-def _entry(view: SessionView, chunk: Chunk, due: float, deadline: float, its: _Terms) -> _Ready:
-    return _Ready(view.batch, due - LOST_S * view.lost, view.session, deadline, view, chunk, its.rates, its.service)
+def _entry(view: SessionView, due: float, deadline: float, late: int, length: int, its: _Terms) -> _Ready:
+    return _Ready(view.batch, due - LOST_S * view.lost, view.session, deadline, view, late, length, its)
 
 
 def _would_be_late(
@@ -226,7 +238,7 @@ def _would_be_late(
     capacity: Capacity,
 ) -> bool:
     """Whether a live session whose chunk is not whole yet would be late if a batch job's chunk ran now."""
-    end = capacity.ends(now, first.rates, *_load(first))[2]
+    end = capacity.ends(now, first.its.rates, *first.load)[2]
     for view in sessions:
         if not view.batch and view.frames:
             service = terms[view.shape, view.steps].service
@@ -240,24 +252,25 @@ def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[lis
     those in the batch, and those that wait for its end and have not lost others of their frames already.
     """
     first = ready[0]
-    batch, load = [first], _load(first)
-    if first.view.alone or capacity.max_batch == 1 or not first.chunk.frames:
+    rates, mode = first.its.rates, first.mode
+    batch, load = [first], first.load
+    if first.view.alone or capacity.max_batch == 1 or not first.length:
         return batch, load
-    margin = MARGIN * first.rates.error
 
     def sure_end(load: _Load) -> float:
-        return capacity.ends(now, first.rates, *load)[2] + margin * first.rates.batch(*load) + HANDOVER_S
+        return capacity.ends(now, rates, *load)[2] + MARGIN * rates.error * rates.batch(*load) + HANDOVER_S
 
     end = sure_end(load)
     deadline, others = first.deadline, NEVER
     for entry in ready[1:]:
-        grown = _grown(load, _load(entry)) if _joins(first, entry) else None
+        alike = entry.view.shape == first.view.shape and entry.length and not entry.view.alone and entry.mode == mode
+        grown = _grown(load, entry.load) if alike else None
         grown_end = NEVER if grown is None else sure_end(grown)
         if grown is None or grown_end > entry.deadline:
-            begins = entry.deadline - entry.service
+            begins = entry.deadline - entry.its.service
             if end <= begins and entry.view.lost <= STEADY:
                 others = min(others, begins)
-        elif end <= min(deadline, others) < grown_end or not _saves(first.rates, load, grown, entry):
+        elif end <= min(deadline, others) < grown_end or not _saves(rates, load, grown, entry.load):
             break
         else:
             batch.append(entry)
@@ -267,21 +280,9 @@ def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[lis
     return batch, load
 
 
-def _saves(rates: Rates, load: _Load, grown: _Load, entry: _Ready) -> bool:
-    """Whether a batch with `entry` costs less than one without it and `entry` by itself."""
-    return rates.batch(*grown) <= rates.batch(*load) + (1 - SAVES) * rates.batch(*_load(entry))
-
-
-def _joins(first: _Ready, entry: _Ready) -> bool:
-    """Whether the two can be in one batch."""
-    view = entry.view
-    alike = view.shape == first.view.shape and entry.chunk.mode == first.chunk.mode
-    return alike and not view.alone and bool(entry.chunk.frames)
-
-
-def _load(entry: _Ready) -> _Load:
-    steps = entry.view.steps
-    return _Load(1, steps if entry.chunk.mode == "sequential" else 1, steps)
+def _saves(rates: Rates, load: _Load, grown: _Load, alone: _Load) -> bool:
+    """Whether a batch that has grown costs less than what it was and what was added, by itself."""
+    return rates.batch(*grown) <= rates.batch(*load) + (1 - SAVES) * rates.batch(*alone)
 
 
 def _grown(load: _Load, other: _Load) -> _Load:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from streamgen.engine.work import StageTimes
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.cost import STAGES, UNKNOWN, CostModel, Line, Shape
+
+Factors = tuple[float, float, float, float]
+"""Of transfer, encoding, denoising and decoding."""
+
+
+class Replayed(NamedTuple):
+    """What a batch took on a real device."""
+
+    factors: Factors
+    """As multiples of the lines."""
+    beside_s: float
+    """From when it could begin until the service knew of its end, beside encoding, denoising and decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +38,8 @@ class Device:
     hiccups: float = 0.0
     """Share of the batches that take longer, by `hiccup_s` in the mean."""
     hiccup_s: float = 0.05
+    replayed: tuple[Replayed, ...] = ()
+    """Instead of spread and hiccups: what one batch after the other took."""
     max_batch: int = 4
     depth: int = 3
     """Batches that it takes at once, those that run included."""
@@ -46,21 +61,31 @@ class Device:
         }
         return CostModel(lines)
 
-    def times(self, shape: Shape, chunks: int, calls: int, rows: int, decoded: int, random: Random) -> StageTimes:
-        """What a batch takes this time."""
+    def times(
+        self, number: int, shape: Shape, chunks: int, calls: int, rows: int, decoded: int, random: Random
+    ) -> StageTimes:
+        """What batch number `number` takes."""
         work = {"transfer": (1, chunks), "encode": (1, chunks), "denoise": (calls, rows), "decode": (1, decoded)}
-        # of this logarithm's distribution the mean is 1
-        factors = [math.exp(random.gauss(-self.spread * self.spread / 2, self.spread)) for _ in STAGES]
         transfer, encode, denoise, decode = (
             self.costs.line(stage, shape).seconds(*work[stage]) / self.speed * factor if work[stage][1] else 0.0
-            for stage, factor in zip(STAGES, factors, strict=True)
+            for stage, factor in zip(STAGES, self._factors(number, random), strict=True)
         )
-        if random.random() < self.hiccups:
+        if not self.replayed and random.random() < self.hiccups:
             denoise += random.expovariate(1 / self.hiccup_s)
         return StageTimes(transfer, encode, denoise, decode, chunks, calls, rows, decoded)
 
+    def beside_s(self, number: int) -> float | None:
+        """What batch number `number` took beside its stages; None where nothing is replayed (s)."""
+        return self.replayed[number % len(self.replayed)].beside_s if self.replayed else None
+
+    def _factors(self, number: int, random: Random) -> Sequence[float]:
+        if self.replayed:
+            return self.replayed[number % len(self.replayed)].factors
+        # of this logarithm's distribution the mean is 1
+        return [math.exp(random.gauss(-self.spread * self.spread / 2, self.spread)) for _ in STAGES]
+
     def warmed_up(self, shapes: Iterable[tuple[Shape, int]]) -> CostModel:
-        """What the service knows of it once it is warm: lines through batches of one and two chunks of (shape, steps)."""
+        """What the service knows of it once it is warm: lines through batches of 1 and 2 chunks of (shape, steps)."""
         batches = [(shape, chunks, steps, chunks * steps) for shape, steps in shapes for chunks in (1, 2)]
         return UNKNOWN.seeded((batch[0], self._exactly(*batch)) for batch in batches)
 

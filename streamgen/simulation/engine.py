@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -67,6 +68,7 @@ class SimulatedEngine:
         self._denoiser = Denoiser()
         self._batch = StreamBatch[Stream](self._denoiser)
         self._streams: dict[str, Stream] = {}
+        self._numbers = itertools.count()
         self._worked = [0.0, 0.0, 0.0]
 
     @property
@@ -80,8 +82,11 @@ class SimulatedEngine:
     async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
         """The batch's results, when it would be done."""
         work = self._gone_through(chunks)
-        times = self._device.times(work.shape, work.chunks, work.calls, work.rows, len(work.done), self._random)
-        await asyncio.sleep(self._booked(times) - self._clock.now())
+        number = next(self._numbers)
+        times = self._device.times(number, work.shape, work.chunks, work.calls, work.rows, len(work.done), self._random)
+        beside_s = self._device.beside_s(number)
+        end = self._booked(times) if beside_s is None else self._replayed(times, beside_s)
+        await asyncio.sleep(end - self._clock.now())
         return BatchDone([self._answer(row) for row in work.done], times)
 
     def forget(self, session: str) -> None:
@@ -131,6 +136,14 @@ class SimulatedEngine:
         self._worked = [worked + seconds for worked, seconds in zip(self._worked, stages, strict=True)]
         self.busy_s = max(self._worked) if self._device.overlap else sum(self._worked)
         return decoded + times.transfer / 2
+
+    def _replayed(self, times: StageTimes, beside_s: float) -> float:
+        """The same, where it is known what one batch after the other took beside its stages."""
+        took = max(0.0, times.encode + times.denoise + times.decode + beside_s)
+        end = max(self._clock.now(), self._free[2]) + took
+        self._free = (end, end, end)
+        self.busy_s += took
+        return end
 
     def _answer(self, row: Row[Stream]) -> ChunkDone:
         tag, width, height = row.latent

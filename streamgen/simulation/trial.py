@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 from streamgen.core import Pipeline
 from streamgen.costfile import begun
-from streamgen.engine import Engine, StageTimes
-from streamgen.scheduler.cost import UNKNOWN, CostModel, Shape
+from streamgen.engine import BatchDone, ChunkWork, Engine, StageTimes
+from streamgen.scheduler.cost import STAGES, UNKNOWN, CostModel, Shape
 from streamgen.scheduler.loop import Loop
-from streamgen.simulation.device import Device
+from streamgen.simulation.device import Device, Factors, Replayed
 from streamgen.simulation.outcome import Outcome
 from streamgen.simulation.run import MAX_WAITING, Notes, Run, staged
 from streamgen.simulation.virtual import LoopClock
 
-MEAN_OF_SPREAD = 0.8
-"""Mean of |x - 1| where the logarithm of x has a small standard deviation, as a share of that."""
+
+class Measured(NamedTuple):
+    """A batch of a real engine, on the loop's clock (s)."""
+
+    submitted: float
+    done: float
+    shape: Shape
+    times: StageTimes
+
+
+class Recorder:
+    """A Runner that notes what another one's batches took."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.batches: list[Measured] = []
+        self._engine = engine
+
+    @property
+    def state(self) -> str:
+        return self._engine.state
+
+    async def ready(self) -> None:
+        await self._engine.ready()
+
+    async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
+        clock = asyncio.get_running_loop().time
+        submitted = clock()
+        result = await self._engine.run(chunks)
+        if result.times is not None:
+            params, frames = chunks[0].params, max(len(chunk.pixels) for chunk in chunks)
+            shape = Shape(max(1, frames), params.width, params.height, params.vae)
+            self.batches.append(Measured(submitted, clock(), shape, result.times))
+        return result
+
+    def forget(self, session: str) -> None:
+        self._engine.forget(session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +62,35 @@ class Trial:
     outcome: Outcome
     cost: CostModel
     """As the service had fitted it by the end."""
+    batches: Sequence[Measured]
+    """In their order."""
+
+    def device(self, like: Device) -> Device:
+        """A simulated device with these costs, and their noise as it was."""
+        return replace(like, costs=self.cost, replayed=tuple(self._replayed()))
+
+    def _replayed(self) -> Iterator[Replayed]:
+        free = 0.0
+        for batch in self.batches:
+            times = batch.times
+            stages = times.encode + times.denoise + times.decode
+            yield Replayed(self._factors(batch), batch.done - max(batch.submitted, free) - stages)
+            free = batch.done
+
+    def _factors(self, batch: Measured) -> Factors:
+        times = batch.times
+        work = {
+            "transfer": (1, times.chunks),
+            "encode": (1, times.chunks),
+            "denoise": (times.calls, times.rows),
+            "decode": (1, times.decoded),
+        }
+        by_line = [self.cost.line(stage, batch.shape).seconds(*work[stage]) for stage in STAGES]
+        transfer, encode, denoise, decode = (
+            took / expected if expected > 0 and took > 0 else 1.0
+            for took, expected in zip(times.stages.values(), by_line, strict=True)
+        )
+        return transfer, encode, denoise, decode
 
 
 class Bench:
@@ -56,8 +119,9 @@ class Bench:
     async def tried(self, run: Run) -> Trial:
         """The run in real time. Raises EngineError."""
         clock, notes = LoopClock(asyncio.get_running_loop()), Notes()
+        recorder = Recorder(self.engine)
         loop = Loop(
-            self.engine,
+            recorder,
             clock,
             notes,
             self._device.capacity,
@@ -67,12 +131,4 @@ class Bench:
             planner=run.contender.planner,
         )
         self.engine.on_restart = loop.restarted
-        return Trial(await staged(run, [loop], clock, notes), loop.cost)
-
-
-def fitted(device: Device, cost: CostModel) -> Device:
-    """`device` with the costs, and their spread, that a service had fitted."""
-    error = sum(line.error * line.seen for line in cost.lines.values()) / sum(line.seen for line in cost.lines.values())
-    return Device(
-        cost, spread=error / MEAN_OF_SPREAD, max_batch=device.max_batch, depth=device.depth, overlap=device.overlap
-    )
+        return Trial(await staged(run, [loop], clock, notes), loop.cost, recorder.batches)

@@ -10,7 +10,7 @@ from streamgen.engine import BatchDone, ChunkWork
 from streamgen.engine.work import Mode
 from streamgen.scheduler.cost import Shape
 from streamgen.simulation import virtual
-from streamgen.simulation.device import Device, cost_model
+from streamgen.simulation.device import Device, Replayed, cost_model
 from streamgen.simulation.engine import SimulatedEngine, blank
 from streamgen.simulation.virtual import LoopClock
 
@@ -71,7 +71,9 @@ def test_in_a_stream_batch_results_come_later_and_a_chunk_without_frames_brings_
 def test_noise_keeps_the_mean_and_hiccups_add_to_it() -> None:
     def mean(device: Device) -> float:
         random = Random(5)
-        return sum(sum(device.times(Shape(4, 64, 64), 1, 2, 2, 1, random).stages.values()) for _ in range(4000)) / 4000
+        return (
+            sum(sum(device.times(0, Shape(4, 64, 64), 1, 2, 2, 1, random).stages.values()) for _ in range(4000)) / 4000
+        )
 
     assert mean(Device(EXACT.costs, spread=0.3)) == pytest.approx(2.52, rel=0.02)
     assert mean(Device(EXACT.costs, spread=0.3, hiccups=0.5, hiccup_s=1.0)) == pytest.approx(3.02, rel=0.03)
@@ -89,3 +91,12 @@ def test_what_warming_up_tells_is_what_the_device_takes() -> None:
     for chunks in (1, 2, 4):
         told, true = known.costs(shape, chunks, 2, 2 * chunks), EXACT.costs.costs(shape, chunks, 2, 2 * chunks)
         assert told.total == pytest.approx(true.total, rel=0.05)
+
+
+def test_what_was_measured_is_replayed_in_its_order() -> None:
+    replayed = (Replayed((1.0, 1.0, 1.0, 1.0), 0.5), Replayed((1.0, 1.0, 2.0, 1.0), -0.1))
+    device = Device(EXACT.costs, spread=0.5, hiccups=1.0, replayed=replayed)
+    (first, _), (second, done), (third, _) = timed(device, [work(1)], [work(2, "b")], [work(3, "c")])
+    assert (first, second - first, third - second) == pytest.approx((2.5 + 0.5, 4.5 - 0.1, 2.5 + 0.5))
+    assert done.times is not None
+    assert done.times.denoise == pytest.approx(4.0)
