@@ -203,7 +203,10 @@ class Job:
         )
 
     def waiting(self, position: int, estimate_s: float | None) -> None:
-        """There is no room for it yet."""
+        """There is no room for it yet, or any more: then it goes on from its first frame without a result, later."""
+        if self.position is None and self.state == "running":
+            self._become("queued")
+            self._go_back()
         self.position = position
 
     def admitted(self) -> None:
