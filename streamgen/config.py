@@ -88,9 +88,12 @@ class Config:
             )
 
 
-def cost_folder(environ: Mapping[str, str]) -> Path:
-    """Where measured costs are kept: in the user's cache."""
-    cache = Path(environ["XDG_CACHE_HOME"]) if environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
+def cost_folder(environ: Mapping[str, str]) -> Path | None:
+    """Where measured costs are kept: in the user's cache; nowhere for a user who has no home, as in containers."""
+    try:
+        cache = Path(environ["XDG_CACHE_HOME"]) if environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
+    except RuntimeError:
+        return None
     return cache / "streamgen" / "costs"
 
 

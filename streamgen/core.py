@@ -186,7 +186,7 @@ class PipelineSpec:
     """Largest width x height."""
     native_fps: float
     bytes_per_session: int
-    """Device memory of one stream state at the default size."""
+    """Device memory of one stream state at the default size and steps."""
     defaults: Params
     guidance: bool = False
     """Whether a negative prompt has an effect."""
@@ -197,7 +197,9 @@ class PipelineSpec:
     device: str = "cpu"
     """What it runs on, by its model and what else its speed depends on: measured times are kept by this name."""
     session_slots: int | None = None
-    """Streams of the default size that the device's memory holds; None where that is no bound."""
+    """Streams of the default size and steps that the device's memory holds; None where that is no bound."""
+    bytes_per_step: int = 0
+    """By how much a stream state of the default size grows with each step."""
 
     def check(self, params: Params) -> None:
         """Raises ParamsError where this pipeline cannot run `params`."""
@@ -212,6 +214,12 @@ class PipelineSpec:
             raise ParamsError("vae", "this preset has one VAE only; leave it at full")
         if params.width * params.height > self.max_pixels:
             raise ParamsError("width", f"{params.width}x{params.height} is over this preset's {self.max_pixels} pixels")
+
+    def states(self, params: Params) -> float:
+        """Device memory of a stream with `params`, in states of the default size and steps."""
+        pixels = params.width * params.height / (self.defaults.width * self.defaults.height)
+        more = (params.steps - self.defaults.steps) * self.bytes_per_step
+        return pixels * (1 + more / self.bytes_per_session if self.bytes_per_session else 1.0)
 
     def frames_wanted(self, first: bool) -> int:
         return self.first_chunk_frames if first else self.chunk_frames

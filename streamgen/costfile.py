@@ -35,7 +35,7 @@ class CostFile:
             return load(self.path)
         except FileNotFoundError:
             return UNKNOWN
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
             logger.warning("%s cannot be used, costs are measured anew: %s", self.path.name, error)
             return UNKNOWN
 
@@ -69,8 +69,8 @@ def begun(known: CostModel, measured: Mapping[Shape, list[StageTimes]]) -> CostM
     """
     for shape, times in measured.items():
         for time in times:
-            expected = known.costs(shape, time.chunks, time.calls, time.rows).total
-            found = sum(time.stages.values())
+            costs = known.costs(shape, time.chunks, time.calls, time.rows)
+            expected, found = costs.total - costs.transfer, sum(time.stages.values()) - time.transfer
             if expected <= 0 or not 1 / FAR <= found / expected <= FAR:
                 known = UNKNOWN
     if known is UNKNOWN:
@@ -101,6 +101,8 @@ def _entry(entry: Mapping[str, Any]) -> tuple[Key, Line]:
     if entry["stage"] not in STAGES:
         raise ValueError(f"no stage {entry['stage']!r}")
     shape = Shape(int(entry["frames"]), int(entry["width"]), int(entry["height"]), str(entry["vae"]))
+    if min(shape.frames, shape.width, shape.height) < 1 or int(entry["seen"]) < 0:
+        raise ValueError("a shape or a count is none")
     fixed, row, error = (float(entry[name]) for name in ("fixed_s", "row_s", "error"))
     if not all(0 <= number < 1e6 for number in (fixed, row, error)):  # also refuses NaN
         raise ValueError("a cost is no time")

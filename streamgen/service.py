@@ -151,8 +151,9 @@ class Service:
                 opened = await self._begin(sdp, params, client, name=name, may_wait=False)
                 session, answer = opened.session, opened.sdp
             else:
-                session, answer = known.session, await known.answer(Offer.parse_sender(sdp))
+                session, offer = known.session, Offer.parse_sender(sdp)
                 session.update(params)
+                answer = await known.answer(offer)
         finally:
             self._names_taken.discard(name)
         return Connected(session.id, answer, self._place(session.id).connection)

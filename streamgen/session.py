@@ -25,7 +25,7 @@ from streamgen.wire import Queue, Restarted, ServerMessage, StateChanged, Stats
 
 State = Literal["connecting", "queued", "warming", "live", "paused", "away", "closed"]
 
-DropReason = Literal["rate", "overload", "late", "paused", "queued", "restart", "error", "unwatched", "closed"]
+DropReason = Literal["rate", "burst", "overload", "late", "paused", "queued", "restart", "error", "unwatched", "closed"]
 
 UPDATE_TIMEOUT_S = 2.0
 """An update is answered by then, even if no frame came that it could hold for."""
@@ -40,6 +40,16 @@ MOST_HELD = 24
 
 HAND_OVER_S = 0.004
 """A result is handed over this long before it would be late: timers are not exact."""
+
+SPACING_WEIGHT = 0.2
+LONGEST_GAP_S = 1.5
+"""A source that was silent for longer has begun anew (s); the lowest frame rate has a second between frames."""
+
+SOON_S = 0.5
+"""A frame that is late by less than this is expected still (s)."""
+
+TRUSTED_AFTER = 16
+"""A session that failed in company runs in company again after so many good chunks."""
 
 MAX_FAILURES = 3
 """A session whose chunks fail as often in a row is closed: it costs the others engine time, or even restarts."""
@@ -129,6 +139,12 @@ class Session:
         self._updates = Updates()
         self._asked = SIZES.intersection(asked)
         self._source = SourceShape()
+        self._spacing = 0.0
+        """Between frames as they come (s): a source may be slower than what was asked for."""
+        self._last_put = float("-inf")
+        """When the newest frame came (s)."""
+        self._good = 0
+        """Chunks in a row that ran well."""
         self._last_ran: tuple[Ran, int] | None = None
         self._mode: Mode = "sequential"
         self._flights: list[Submission] = []
@@ -258,8 +274,14 @@ class Session:
 
     def source_is(self, size: Size) -> None:
         """A picture of this size came from the client. Where its shape is new, what the client left open follows it."""
-        if self._source.saw(size):
-            self._take(framed(self.params, self.spec, self._asked, size))
+        if not self._source.saw(size):
+            return
+        params = framed(self.params, self.spec, self._asked, size)
+        try:
+            self._scheduler.check(self, self.standing.demand_for(params))
+        except BusyError:
+            return  # there is no room for that shape: it is cut to the one of before
+        self._take(params)
 
     def put(self, frame: Frame) -> None:
         """A frame that came in, ready for the model."""
@@ -267,8 +289,15 @@ class Session:
         if refusal is not None:
             self._count_drops(refusal, 1)
             return
+        self._note_arrival(frame.arrived)
         self._dropped(self._inbox.put(frame), "overload")
         self._scheduler.wake()
+
+    def _note_arrival(self, arrived: float) -> None:
+        gap = arrived - self._last_put
+        if gap < LONGEST_GAP_S:
+            self._spacing += SPACING_WEIGHT * (gap - self._spacing)
+        self._last_put = arrived
 
     def _refusal(self, frame: Frame) -> DropReason | None:
         if self._paused:
@@ -318,17 +347,20 @@ class Session:
     def view(self) -> SessionView | None:
         """What waits, for the policy."""
         held_due = self._flights[0].frames[0].deadline if self._flights else None
-        due = self._inbox.due
-        if (due is None or not len(self._inbox)) and held_due is None:
-            return None
-        running = self.running
+        due, running = self._inbox.due, self.running
+        interval = max(1 / running.fps, self._spacing)
+        if due is None or not len(self._inbox):
+            expected = self._last_put + interval + SOON_S > self._clock.now()
+            if self.waits or self._paused or not (expected or held_due is not None):
+                return None
+            due = self._last_put + interval + running.slo_ms / 1000
         return SessionView(
             session=self.id,
             frames=tuple([Queued(frame.id, frame.deadline) for frame in self._inbox]),
             wanted=self.spec.frames_wanted(self._first),
-            due=math.inf if due is None else due,
+            due=due,
             budget=running.slo_ms / 1000,
-            interval=1 / running.fps,
+            interval=interval,
             steps=running.steps,
             shape=self.standing.shape(self._first),
             mode=self._mode,
@@ -359,6 +391,9 @@ class Session:
         """The result of `work`."""
         self._flights.remove(work)
         self._failures = 0
+        self._good += 1
+        if self._good >= TRUSTED_AFTER:
+            self._alone = False
         self._last_ran = ran, len(work.frames)
         if self._paused or self._state == "closed":
             self._dropped(work.frames, "paused" if self._state != "closed" else "closed")
@@ -371,9 +406,10 @@ class Session:
         if self._state == "warming":
             self._set_state("live")
 
-    def lose(self, work: Submission, reason: str) -> None:
+    def lose(self, work: Submission, reason: str, *, state_lost: bool = False) -> None:
         """There will be no result of `work`, which is not its fault."""
         self._flights.remove(work)
+        self._first = self._first or state_lost
         self._dropped(work.frames, reason)
 
     def fail(self, work: Submission, reason: str, message: str, state_lost: bool) -> None:
@@ -381,7 +417,7 @@ class Session:
         self._flights.remove(work)
         self._dropped(work.frames, reason)
         self._failures += 1
-        self._alone = True
+        self._good, self._alone = 0, True
         self._first = self._first or state_lost
         if self._failures >= MAX_FAILURES:
             self.end(f"the engine failed at this session {self._failures} times in a row: {message}")
@@ -459,17 +495,17 @@ class Session:
 
     def _take(self, params: Params) -> None:
         """The client wants these; they hold from the next chunk on. A new size begins the stream anew."""
-        before = self.standing.rungs[self.standing.rung]
+        before, asked = self.standing.rungs[self.standing.rung], self.standing.demand()
         if self.standing.want(params):
             self._begin_anew()
-        self._scheduler.changed()
+        if self.standing.demand() != asked:
+            self._scheduler.changed()
         if self.standing.rung and self.standing.rungs[self.standing.rung] != before:
             self._notify(self.standing.told("asked"))
 
     def _begin_anew(self) -> None:
         """A fresh stream state from the next chunk on, without frames of before."""
         self._first = True
-        self._failures, self._alone = 0, False
         self._dropped(self._inbox.clear(), "restart")
         self._scheduler.forget(self, "restart")
         if self._state == "live":

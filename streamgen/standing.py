@@ -72,7 +72,7 @@ class Standing:
             chunk_frames=self._spec.chunk_frames,
             budget=params.slo_ms / 1000,
             batch=params.priority == "batch",
-            memory=params.width * params.height / (self._spec.defaults.width * self._spec.defaults.height),
+            memory=self._spec.states(params),
         )
 
 

@@ -13,7 +13,7 @@ from streamgen.engine import StageTimes
 from streamgen.errors import BusyError, ParamsError, SessionNotFoundError
 from streamgen.framing import SourceShape
 from streamgen.scheduler.stream import Ran, Submission
-from streamgen.session import HAND_OVER_S, MAX_FAILURES, MAX_UPDATES_WAITING, Session
+from streamgen.session import HAND_OVER_S, MAX_FAILURES, MAX_UPDATES_WAITING, TRUSTED_AFTER, Session
 from streamgen.wire import Quality, Queue, Restarted, ServerMessage, StateChanged
 from tests.support.service import SMALL, IdleScheduler, ManualClock, feed, make_session, settled
 
@@ -318,7 +318,8 @@ async def test_failures_are_survived_until_there_are_too_many_in_a_row() -> None
             assert not session.ended.is_set()
             session.fail(work, "error", "no memory", state_lost=True)
             after = session.view()
-            assert after is None
+            assert after is not None
+            assert after.frames == ()
     assert session.ended.is_set()
     assert "no memory" in session.end_reason
 
@@ -458,7 +459,9 @@ async def test_what_the_stream_batch_holds_has_a_deadline() -> None:
     flush = session.submit([], "sequential")
     assert (flush.frames, flush.pixels, flush.first) == ((), (), False)
     session.lose(held, "restart")
-    assert session.view() is None
+    view = session.view()
+    assert view is not None
+    assert view.held_due is None
 
 
 async def test_a_batch_session_has_no_deadlines() -> None:
@@ -554,3 +557,69 @@ async def test_the_time_of_a_frame_is_told_by_stage() -> None:
         "pace": 50.0,
     }
     assert sum(stats.stages_ms.values()) == pytest.approx(600.0)  # which is the mean of 750, 650, 550 and 450
+
+
+async def test_a_source_that_is_slower_than_it_was_asked_to_be_is_taken_for_what_it_is() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    for _ in range(40):
+        feed(session, clock, 1)
+        clock.time += 0.2
+    view = session.view()
+    assert view is not None
+    assert view.interval == pytest.approx(0.2, rel=0.01)
+
+
+async def test_between_chunks_the_next_frame_is_expected_until_the_source_falls_silent() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    assert session.view() is None
+    feed(session, clock, 4)
+    run_chunk(session)
+    view = session.view()
+    assert view is not None
+    assert view.frames == ()
+    assert view.due == pytest.approx(clock.now() + 1 / 16 + 1.0)
+    clock.time += 2.0
+    assert session.view() is None
+
+
+async def test_a_shape_that_there_is_no_room_for_is_cut_to_the_one_of_before() -> None:
+    scheduler = IdleScheduler()
+    session = make_session(scheduler, params=Params(), asked=())
+    session.connected()
+    scheduler.most_steps = 1
+    session.source_is((480, 640))
+    assert size(session) == (320, 192)
+
+
+async def test_a_session_that_failed_in_company_may_join_others_again_after_a_while() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    feed(session, clock, 4)
+    session.fail(session.submit([0, 1, 2, 3]), "error", "no memory", state_lost=True)
+    alone = []
+    for _ in range(TRUSTED_AFTER + 1):
+        feed(session, clock, 4)
+        view = session.view()
+        assert view is not None
+        alone.append(view.alone)
+        run_chunk(session)
+        await hand_over_all(session)
+    assert alone == [True] * TRUSTED_AFTER + [False]
+
+
+async def test_failures_are_counted_across_resets() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    for _ in range(MAX_FAILURES):
+        feed(session, clock, 4)
+        view = session.view()
+        assert view is not None
+        session.fail(session.submit([frame.id for frame in view.frames]), "error", "no memory", state_lost=True)
+        session.reset()
+    assert session.ended.is_set()

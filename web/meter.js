@@ -80,6 +80,7 @@ export const fps = (rate) => (rate === undefined || !Number.isFinite(rate) ? "â€
 const REASONS = {
   rate: "above the frame rate",
   overload: "newer frames were there",
+  burst: "too many came at once",
   late: "too late to be of use",
   paused: "while paused",
   restart: "at a fresh start",

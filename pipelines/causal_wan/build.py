@@ -33,7 +33,7 @@ from pipelines.causal_wan.tensorfile import open_tensors
 from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
 from pipelines.registry import Choices, Preset
 from pipelines.streaming import sequential
-from streamgen.core import PipelineSpec
+from streamgen.core import MAX_STEPS, PipelineSpec
 from streamgen.errors import PresetError
 
 
@@ -205,6 +205,8 @@ def _spec(
 ) -> PipelineSpec:
     settings, defaults = preset.settings, preset.defaults
     state_bytes = memory_of(settings, defaults, dtype.itemsize).session
+    other_steps = defaults.steps + 1 if defaults.steps < MAX_STEPS else defaults.steps - 1
+    other = memory_of(settings, replace(defaults, steps=other_steps), dtype.itemsize).session
     return PipelineSpec(
         name=preset.name,
         chunk_frames=CHUNK,
@@ -221,4 +223,5 @@ def _spec(
         overlap=False,
         device=describe_device(device, dtype, compiled=choices.compiled),
         session_slots=states_that_fit(device, state_bytes),
+        bytes_per_step=(other - state_bytes) // (other_steps - defaults.steps),
     )

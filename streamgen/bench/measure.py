@@ -14,7 +14,7 @@ from streamgen.bench.rungs import Rungs, RungTimes
 
 GROWTH_WINDOW_S = 5.0
 
-MISSED = frozenset({"late", "overload"})
+MISSED = frozenset({"late", "overload", "burst"})
 """Reasons of drops that count as misses."""
 NOT_DUE = frozenset({"rate", "queued"})
 """Reasons of drops of frames for which no result was to come: there was a lower frame rate, or no room yet."""

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from streamgen.engine.engine import Engine, EngineState
-from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork, Mode, StageTimes, WarmupTimes
+from streamgen.engine.work import STATE_LOST, BatchDone, ChunkDone, ChunkWork, Mode, StageTimes, WarmupTimes
 
-__all__ = ["BatchDone", "ChunkDone", "ChunkWork", "Engine", "EngineState", "Mode", "StageTimes", "WarmupTimes"]
+__all__ = [
+    "STATE_LOST",
+    "BatchDone",
+    "ChunkDone",
+    "ChunkWork",
+    "Engine",
+    "EngineState",
+    "Mode",
+    "StageTimes",
+    "WarmupTimes",
+]

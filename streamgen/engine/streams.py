@@ -16,7 +16,7 @@ from streamgen.engine.batch import Batch, InFlight, Item, Stream
 from streamgen.engine.messages import told
 from streamgen.engine.stages import Stages
 from streamgen.engine.warmup import Warmup
-from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork, WarmupTimes
+from streamgen.engine.work import STATE_LOST, BatchDone, ChunkDone, ChunkWork, WarmupTimes
 from streamgen.errors import EngineError, StreamgenError
 
 S = TypeVar("S")
@@ -25,7 +25,7 @@ S = TypeVar("S")
 class StateLostError(EngineError):
     """The chunk goes on with a stream whose state is gone, and is too long to begin one."""
 
-    code = "state_lost"
+    code = STATE_LOST
 
 
 class Streams(Generic[S]):

@@ -8,6 +8,9 @@ from typing import Literal
 
 from streamgen.core import Params, Pixels
 
+STATE_LOST = "state_lost"
+"""Code of the error of a chunk whose stream state was gone before it was finished."""
+
 Mode = Literal["sequential", "stream_batch"]
 """sequential: all steps of a chunk in one job. stream_batch: one step a job, beside the session's chunks in flight."""
 

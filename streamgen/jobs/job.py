@@ -192,14 +192,14 @@ class Job:
 
     def demand(self) -> Demand:
         """What it asks of the device: no promises, at one quality."""
-        params, usual = self.params, self.spec.defaults
+        params = self.params
         return Demand(
             session=self.id,
             rungs=(asked(params),),
             chunk_frames=self.spec.chunk_frames,
             budget=params.slo_ms / 1000,
             batch=True,
-            memory=params.width * params.height / (usual.width * usual.height),
+            memory=self.spec.states(params),
         )
 
     def waiting(self, position: int, estimate_s: float | None) -> None:
@@ -285,7 +285,7 @@ class Job:
         self._leave_where_run()
         self._news.set()
 
-    def lose(self, work: Submission, reason: str) -> None:
+    def lose(self, work: Submission, reason: str, *, state_lost: bool = False) -> None:
         """There will be no result of `work`, which is not its fault."""
         if work in self._flights:
             self._go_back()

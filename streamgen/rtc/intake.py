@@ -88,7 +88,7 @@ class Intake:
             self._session.give_up("rate")
         else:
             if self._newest is not None:
-                self._session.give_up("overload")
+                self._session.give_up("burst")
             self._newest = arrival
             self._news.set()
 

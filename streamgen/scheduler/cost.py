@@ -170,7 +170,7 @@ class CostModel:
         return sum(seen) / len(seen) if seen else 0.0
 
     def line(self, stage: Stage, shape: Shape) -> Line:
-        """Of a shape not seen yet: another's, in proportion to its pixels, with a larger error; 0 of none at all."""
+        """Of a shape not seen yet: another's, rows in proportion to their pixels, with a larger error; 0 of none."""
         key = _key(stage, shape)
         known = self.lines.get(key)
         if known is not None:
@@ -180,8 +180,7 @@ class CostModel:
             return Line(0.0, 0.0)
         wanted = key[1]
         nearest, line = min(others, key=lambda it: (it[0].vae != wanted.vae, abs(it[0].work - wanted.work)))
-        scale = wanted.work / nearest.work
-        return Line(line.fixed * scale, line.row * scale, line.error + UNSEEN_ERROR)
+        return Line(line.fixed, line.row * wanted.work / nearest.work, line.error + UNSEEN_ERROR)
 
     def rates(self, shape: Shape) -> Rates:
         """All lines of `shape` together."""
@@ -197,15 +196,14 @@ class CostModel:
 
     def observed(self, shape: Shape, times: StageTimes) -> CostModel:
         """The model after a batch of chunks of `shape`."""
-        return self._with((stage, shape, work) for stage, work in _work(times).items() if work[1] > 0)
+        return self._with((stage, shape, work) for stage, work in _work(times).items())
 
     def seeded(self, measured: Iterable[tuple[Shape, StageTimes]]) -> CostModel:
         """The model with lines through what was `measured` by itself, in the place of what it knew of these shapes."""
         collected: dict[Key, list[tuple[int, int, float]]] = {}
         for shape, times in measured:
             for stage, work in _work(times).items():
-                if work[1] > 0:
-                    collected.setdefault(_key(stage, shape), []).append(work)
+                collected.setdefault(_key(stage, shape), []).append(work)
         seeds = {key: Line(0.0, 0.0).through(work) for key, work in collected.items()}
         return CostModel({**self.lines, **seeds})
 
@@ -249,13 +247,14 @@ UNKNOWN = CostModel()
 
 
 def _work(times: StageTimes) -> dict[Stage, tuple[int, int, float]]:
-    """(calls, rows, seconds) of each stage."""
-    return {
+    """(calls, rows, seconds) of each stage that had something to do: of the others nothing was seen."""
+    work: dict[Stage, tuple[int, int, float]] = {
         "transfer": (1, times.chunks, times.transfer),
         "encode": (1, times.chunks, times.encode),
         "denoise": (times.calls, times.rows, times.denoise),
         "decode": (1, times.decoded, times.decode),
     }
+    return {stage: seen for stage, seen in work.items() if seen[1] > 0 and seen[2] > 0}
 
 
 def _key(stage: Stage, shape: Shape) -> Key:

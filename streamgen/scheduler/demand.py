@@ -58,10 +58,11 @@ Levels = Mapping[str, int]
 """Rungs by session."""
 
 
-def tasks(at: Sequence[tuple[Demand, Quality]], cost: CostModel, capacity: Capacity) -> list[Task]:
-    """The work of these sessions at these qualities, with costs shared where batches save."""
-    alike = Counter(_shape(demand, quality) for demand, quality in at)
-    return [_task(demand, quality, alike[_shape(demand, quality)], cost, capacity) for demand, quality in at]
+def tasks(at: Sequence[tuple[Demand, Quality]], cost: CostModel, capacity: Capacity, dearer: float = 1.0) -> list[Task]:
+    """The work of these sessions at these qualities, with costs shared where batches save, each `dearer` times."""
+    alike = Counter(shape_of(demand, quality) for demand, quality in at)
+    sized = ((demand, quality, alike[shape_of(demand, quality)]) for demand, quality in at)
+    return [_task(demand, quality, count, cost, capacity, dearer) for demand, quality, count in sized]
 
 
 def fits(work: Sequence[Task], usable: float) -> bool:
@@ -78,29 +79,33 @@ def fits(work: Sequence[Task], usable: float) -> bool:
             if other.slack <= horizon
         )
         # the task's own batch runs whole before the last chunk in it is done
-        if max(due, task.blocking) + later > horizon * max(1.0, usable):
+        if max(due, task.blocking) + later > horizon:
             return False
     return True
 
 
-def levels(demands: Sequence[Demand], cost: CostModel, capacity: Capacity, usable: float) -> Levels | None:
+def levels(
+    demands: Sequence[Demand], cost: CostModel, capacity: Capacity, usable: float, dearer: float = 1.0
+) -> Levels | None:
     """The best rungs at which all promises hold, as alike as can be; None where they hold at no rung.
+
+    For a device of which a share of `usable` (0..1) may be promised, and costs that are `dearer` times the model's.
 
     All sessions go down together, each no further than its last rung; then as many as can, in their order, go one up.
     """
 
     def holds(depths: Sequence[int]) -> bool:
         at = [(demand, demand.rungs[_bounded(demand, depth)]) for demand, depth in zip(demands, depths, strict=True)]
-        return fits(tasks(at, cost, capacity), usable)
+        return fits(tasks(at, cost, capacity, dearer), usable)
 
-    def mixed(depth: int, higher: int) -> list[int]:
+    def chosen(depth: int, higher: int) -> list[int]:
         return [depth - 1] * higher + [depth] * (len(demands) - higher)
 
     for depth in range(max((len(demand.rungs) for demand in demands), default=1)):
-        if holds(mixed(depth, 0)):
-            higher = _most(len(demands) if depth else 0, lambda count: holds(mixed(depth, count)))  # noqa: B023 - used at once
-            chosen = zip(demands, mixed(depth, higher), strict=True)
-            return {demand.session: _bounded(demand, rung) for demand, rung in chosen}
+        if holds(chosen(depth, 0)):
+            higher = _most([chosen(depth, count) for count in range(len(demands) + 1)] if depth else [], holds)
+            rungs = zip(demands, chosen(depth, higher), strict=True)
+            return {demand.session: _bounded(demand, rung) for demand, rung in rungs}
     return None
 
 
@@ -115,30 +120,37 @@ def use(demands: Sequence[Demand], levels: Levels, cost: CostModel, capacity: Ca
     return sum(task.cost / task.period for task in tasks(at, cost, capacity))
 
 
+def least(demand: Demand, cost: CostModel, capacity: Capacity) -> tuple[float, float, float]:
+    """The share of the device that it asks for at its last rung, how soon it wants it, and memory: more is more."""
+    (task,) = tasks([(demand, demand.rungs[-1])], cost, capacity)
+    return (0.0 if demand.batch else task.cost / task.period), -demand.budget, demand.memory
+
+
 def _bounded(demand: Demand, rung: int) -> int:
     return min(rung, len(demand.rungs) - 1)
 
 
-def _most(count: int, holds: Callable[[int], bool]) -> int:
-    """The largest n <= `count` that `holds`, for what holds of fewer where it holds of more; 0 always does."""
-    low, high = 0, count
+def _most(choices: Sequence[Sequence[int]], holds: Callable[[Sequence[int]], bool]) -> int:
+    """Index of the last of `choices` that holds. The first does, and where one does all before it do."""
+    low, high = 0, max(0, len(choices) - 1)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+        low, high = (middle, high) if holds(choices[middle]) else (low, middle - 1)
     return low
 
 
-def _shape(demand: Demand, quality: Quality) -> Shape:
+def shape_of(demand: Demand, quality: Quality) -> Shape:
+    """Of the session's chunks at this quality."""
     return Shape(demand.chunk_frames, quality.width, quality.height, quality.vae)
 
 
-def _task(demand: Demand, quality: Quality, alike: int, cost: CostModel, capacity: Capacity) -> Task:
-    rates = cost.rates(_shape(demand, quality))
+def _task(demand: Demand, quality: Quality, alike: int, cost: CostModel, capacity: Capacity, dearer: float) -> Task:
+    rates = cost.rates(shape_of(demand, quality))
     interval, steps = 1 / quality.fps, quality.steps
     service = careful(rates.sequential(steps), rates)
     length = chunk_length(demand.chunk_frames, interval, demand.budget, service)
     size = _batch_size(rates, steps, min(alike, capacity.max_batch))
-    stages = rates.stages(size, steps, steps * size)
+    stages = [dearer * seconds for seconds in rates.stages(size, steps, steps * size)]
     bottleneck = max(stages) if capacity.overlap else sum(stages)
     through = sum(stages) - bottleneck
     slack = demand.budget - (length - 1) * interval - HANDOVER_S - through

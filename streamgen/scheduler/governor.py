@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from streamgen.scheduler import demand as demand_
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.cost import CostModel
-from streamgen.scheduler.demand import Demand, Levels
+from streamgen.scheduler.demand import Demand, Levels, shape_of
 
 USABLE = 0.9
 """Share of the device that promises may take."""
@@ -22,8 +22,8 @@ HOLD_S = 4.0
 MISSES = 0.02
 """Where more than this share of all frames is late although the model sees room, it sees too much of it."""
 
-FEW = 16
-"""Of fewer frames no share is taken."""
+FEW = 32
+"""Of fewer frames no share is taken: they are counted on."""
 
 TIGHTER = 1.15
 """Its word is then trusted less by this factor."""
@@ -50,11 +50,9 @@ class Governor:
     """When the pressure was last raised (s)."""
     at: float | None = None
     """When it last governed (s)."""
-
-    @property
-    def usable(self) -> float:
-        """Share of the device, by the model's account, that promises may take."""
-        return USABLE / self.pressure
+    frames: int = 0
+    """That were due since misses were last weighed."""
+    missed: int = 0
 
     def governed(
         self,
@@ -70,26 +68,15 @@ class Governor:
         pressed = replace(self._pressed(now, frames, missed), hopeless=_hopeless(demands, cost, capacity))
         promised = [demand for demand in demands if demand.session not in pressed.hopeless and not demand.batch]
         rest = {demand.session: 0 if demand.batch else len(demand.rungs) - 1 for demand in demands}
-        present = {
-            demand.session: min(self.levels.get(demand.session, 0), len(demand.rungs) - 1) for demand in promised
-        }
-        at = [(demand, demand.rungs[present[demand.session]]) for demand in promised]
-        if not demand_.fits(demand_.tasks(at, cost, capacity), pressed.usable):
-            best = demand_.levels(promised, cost, capacity, pressed.usable) or demand_.lowest(promised)
-            down = {session: max(rung, present[session]) for session, rung in best.items()}
-            return _at(pressed, now, rest | down)
-        settled = _at(pressed, now, rest | present)
-        if now - settled.changed < HOLD_S:
-            return settled
-        better = demand_.levels(promised, cost, capacity, ROOMY / pressed.pressure)
-        if better is not None and sum(better.values()) < sum(present.values()):
-            return _at(settled, now, {**rest, **better})
-        return settled
+        levels = {**rest, **_rungs(pressed, now, promised, cost, capacity)}
+        moved = any(levels[session] != rung for session, rung in self.levels.items() if session in levels)
+        return replace(pressed, levels=levels, changed=now if moved else self.changed)
 
     def admits(self, newcomer: Demand, demands: Sequence[Demand], cost: CostModel, capacity: Capacity) -> bool:
         """Whether all promises, the newcomer's too, hold at some rung that each allows, and its state fits.
 
-        One to whom nothing can be promised even when it is alone takes what the others leave, as a batch job does.
+        Costs that are not known well are taken for higher. One to whom nothing can be promised even when it is alone
+        takes what the others leave, as a batch job does.
         """
         everyone = [*demands, newcomer]
         if capacity.sessions is not None and len(everyone) > capacity.sessions:
@@ -98,19 +85,38 @@ class Governor:
             return False
         without = _hopeless(everyone, cost, capacity)
         promised = [demand for demand in everyone if demand.session not in without and not demand.batch]
-        return demand_.levels(promised, cost, capacity, self.usable) is not None
+        doubt = cost.rates(shape_of(newcomer, newcomer.rungs[-1])).error
+        return demand_.levels(promised, cost, capacity, USABLE, self.pressure * (1 + doubt)) is not None
 
     def _pressed(self, now: float, frames: int, missed: int) -> Governor:
+        """Weighs the misses once there are frames enough to tell."""
+        frames, missed = self.frames + frames, self.missed + missed
         elapsed = 0.0 if self.at is None else now - self.at
-        if frames < FEW or missed <= MISSES * frames:
-            return replace(self, at=now, pressure=max(1.0, self.pressure * RELAXES_PER_S**elapsed))
+        if frames < FEW:
+            relaxed = max(1.0, self.pressure * RELAXES_PER_S**elapsed)
+            return replace(self, at=now, frames=frames, missed=missed, pressure=relaxed)
+        if missed <= MISSES * frames:
+            relaxed = max(1.0, self.pressure * RELAXES_PER_S**elapsed)
+            return replace(self, at=now, frames=0, missed=0, pressure=relaxed)
         if now - self.pressed < SETTLES_S:
-            return replace(self, at=now)
-        return replace(self, at=now, pressed=now, pressure=min(MOST_PRESSURE, self.pressure * TIGHTER))
+            return replace(self, at=now, frames=0, missed=0)
+        raised = min(MOST_PRESSURE, self.pressure * TIGHTER)
+        return replace(self, at=now, frames=0, missed=0, pressed=now, pressure=raised)
 
 
-def _at(governor: Governor, now: float, levels: Levels) -> Governor:
-    return governor if levels == governor.levels else replace(governor, levels=levels, changed=now)
+def _rungs(governor: Governor, now: float, promised: Sequence[Demand], cost: CostModel, capacity: Capacity) -> Levels:
+    """Down at once where the present rungs do not hold; up where better ones have room to spare."""
+    present = {
+        demand.session: min(governor.levels.get(demand.session, 0), len(demand.rungs) - 1) for demand in promised
+    }
+    at = [(demand, demand.rungs[present[demand.session]]) for demand in promised]
+    if not demand_.fits(demand_.tasks(at, cost, capacity, governor.pressure), USABLE):
+        best = demand_.levels(promised, cost, capacity, USABLE, governor.pressure) or demand_.lowest(promised)
+        return {session: max(rung, present[session]) for session, rung in best.items()}
+    if now - governor.changed < HOLD_S:
+        return present
+    better = demand_.levels(promised, cost, capacity, ROOMY, governor.pressure)
+    return better if better is not None and sum(better.values()) < sum(present.values()) else present
 
 
 def _hopeless(demands: Sequence[Demand], cost: CostModel, capacity: Capacity) -> frozenset[str]:

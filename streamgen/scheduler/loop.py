@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from streamgen.core import Clock
-from streamgen.engine import BatchDone, ChunkDone, ChunkWork
+from streamgen.engine import STATE_LOST, BatchDone, ChunkDone, ChunkWork
 from streamgen.errors import EngineError, WorkerDiedError
 from streamgen.metrics import Metrics
 from streamgen.scheduler import policy
@@ -29,6 +29,8 @@ LEAD_S = (0.004, 0.05)
 (s). In between, as long as the way to the engine and back takes."""
 
 LEAD_WEIGHT = 0.1
+
+NEVER = float("-inf")
 
 GOVERN_S = 0.5
 """Rungs and the queue are looked at this often, beside whenever somebody comes, goes, or wants something else."""
@@ -75,6 +77,8 @@ class Batch:
     """By tag."""
     began: float
     """When it was submitted (s)."""
+    ends: tuple[float, float, float]
+    """When encoder, denoiser and decoder will be done with it, as far as is known by now (s)."""
     to_idle: bool
     """Whether the engine had nothing else then."""
 
@@ -116,7 +120,7 @@ class Loop:
         self._news = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._lead = LEAD_S[0]
-        self._governed = float("-inf")
+        self._governed = NEVER
         """When it was last looked at who runs how (s)."""
 
     def begin(self, capacity: Capacity, cost: CostModel, depth: int) -> None:
@@ -136,16 +140,15 @@ class Loop:
         """The stream is over."""
         self.forget(stream, "closed")
         self.roster.leave(self._clock.now(), stream)
-        self._govern()
-        self.wake()
+        self.changed()
 
     def check(self, stream: Stream, demand: Demand) -> None:
         """Raises BusyError where the stream cannot have `demand` instead of what it has."""
         self.roster.check(stream, demand, self.cost, self.capacity)
 
     def changed(self) -> None:
-        """A stream asks for something else now."""
-        self._govern()
+        """A stream asks for something else now, or no more."""
+        self._governed = NEVER
         self.wake()
 
     def wake(self) -> None:
@@ -258,7 +261,7 @@ class Loop:
                 self._flights[tag] = Flight(stream, submission)
             pixels, params, first = submission.pixels, submission.params, submission.first
             work[tag] = ChunkWork(chunk.session, params, first, pixels, chunk.mode, tag)
-        batch = Batch(plan, work, now, to_idle=not self._running)
+        batch = Batch(plan, work, now, plan.ends, to_idle=not self._running)
         self._running.append(batch)
         self.capacity = self.capacity.given(plan.ends)
         return batch
@@ -266,6 +269,10 @@ class Loop:
     async def _carry(self, batch: Batch) -> None:
         try:
             done = await self._run(batch)
+        except Exception as error:
+            logger.exception("a batch failed in a way that nobody expected")
+            self._fail(batch.work, "error", f"internal error: {type(error).__name__}", state_lost=True)
+            done = None
         finally:
             self._ended(batch)
         if done is not None:
@@ -275,12 +282,11 @@ class Loop:
     def _ended(self, batch: Batch) -> None:
         """The engine is rid of it: what it still has begins, or ends, as much earlier or later as this one did."""
         self._running.remove(batch)
-        if not self._running:
-            self.capacity = replace(self.capacity, free=IDLE)
-            return
-        off = self._clock.now() - batch.plan.ends[2]
-        before, within, after = self.capacity.free
-        self.capacity = replace(self.capacity, free=(before + off, within + off, after + off))
+        off = self._clock.now() - batch.ends[2]
+        for other in self._running:
+            before, within, after = other.ends
+            other.ends = before + off, within + off, after + off
+        self.capacity = replace(self.capacity, free=self._running[-1].ends if self._running else IDLE)
 
     async def _run(self, batch: Batch) -> BatchDone | None:
         """What the engine gave back; chunks it could not run are told so here."""
@@ -320,12 +326,15 @@ class Loop:
             flight.stream.deliver(flight.work, answer.pixels, ran)
             return
         code, message = answer.error or ("engine_failed", "no pixels")
+        if code == STATE_LOST:  # by another's fault, or one that is answered by itself
+            flight.stream.lose(flight.work, "restart", state_lost=answer.state_lost)
+            return
         logger.warning("session %s: chunk failed (%s): %s", answer.session[:6], code, message)
         flight.stream.fail(flight.work, "error", message, answer.state_lost)
 
     def _govern_when_due(self) -> None:
         now = self._clock.now()
-        if now - self._governed >= GOVERN_S:
+        if now >= self._governed + GOVERN_S:
             self._govern()
         self._wake_at(now, self._governed + GOVERN_S)
 

@@ -48,7 +48,8 @@ class SessionView:
     wanted: int
     """Most frames of its next chunk."""
     due: float
-    """Deadline of the first frame that came since its last chunk, dropped or not (s): what sessions are ordered by."""
+    """Deadline of the first frame that came since its last chunk, dropped or not (s): what sessions are ordered by.
+    Where none came yet, of the one that comes next."""
     budget: float
     """Latency budget of a frame (s)."""
     interval: float
@@ -170,18 +171,18 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
         its = terms.get((view.shape, view.steps))
         if its is None:
             its = terms[view.shape, view.steps] = _terms(now, view, cost, capacity)
-        length = chunk_length(view.wanted, view.interval, view.budget, its.service)
+        length = _length(view, its)
         late = 0 if view.batch else _late(view, length, its)
         if late:
             drops.extend([Drop(view.session, frame.id, "late") for frame in view.frames[:late]])
         if len(view.frames) - late >= length:
-            ready.append(_whole(view, late, length, its))
-        elif view.held_due is not None:
-            flush_at = view.held_due - its.service - FLUSH_S
-            if flush_at <= now:
-                ready.append(_entry(view, view.held_due, view.held_due, 0, 0, its))
-            else:
-                wakes.append(flush_at)
+            ready.append(_chunk_of(view, late, length, its))
+        elif len(view.frames) > late or view.held_due is not None:
+            run_at = _runs_at(view, late, its)
+            if run_at <= now:
+                ready.append(_unfinished(view, late, its))
+            elif run_at < NEVER:
+                wakes.append(run_at)
     wake = min(wakes, default=None)
     if not ready:
         return Plan(drops=tuple(drops), wake=wake)
@@ -192,6 +193,36 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
     batch, load = _batch(now, ready, capacity)
     ends = capacity.ends(now, first.its.rates, *load)
     return Plan(tuple([entry.chunk for entry in batch]), tuple(drops), first.view.shape, ends, wake)
+
+
+def _length(view: SessionView, its: _Terms) -> int:
+    return chunk_length(view.wanted, view.interval, NEVER if view.batch else view.budget, its.service)
+
+
+def _whole_at(view: SessionView, length: int) -> float:
+    """When the session's chunk will have all its frames, as far as can be foreseen (s)."""
+    count = len(view.frames)
+    newest = view.frames[-1].deadline - view.budget if view.frames else view.due - view.budget - view.interval
+    return newest + (length - count) * view.interval
+
+
+def _runs_at(view: SessionView, late: int, its: _Terms) -> float:
+    """When what there is has to run although the chunk is not whole, as it would be late if it waited (s).
+
+    A shorter chunk is dearer work, which is only done for a session that loses nothing otherwise.
+    """
+    if len(view.frames) == late:
+        return NEVER if view.held_due is None else view.held_due - its.service - FLUSH_S
+    run_at = view.frames[late].deadline - its.service - HANDOVER_S - FLUSH_S
+    return NEVER if view.batch or view.lost > STEADY else run_at
+
+
+def _unfinished(view: SessionView, late: int, its: _Terms) -> _Ready:
+    """The frames that there are as a chunk; where there are none, what the stream batch holds."""
+    if len(view.frames) > late:
+        return _chunk_of(view, late, len(view.frames) - late, its)
+    assert view.held_due is not None, "something has to be run"
+    return _entry(view, view.held_due, view.held_due, 0, 0, its)
 
 
 def _terms(now: float, view: SessionView, cost: CostModel, capacity: Capacity) -> _Terms:
@@ -216,8 +247,8 @@ def _late(view: SessionView, length: int, its: _Terms) -> int:
     return late
 
 
-def _whole(view: SessionView, late: int, length: int, its: _Terms) -> _Ready:
-    """The session's chunk, without the frames that are late."""
+def _chunk_of(view: SessionView, late: int, length: int, its: _Terms) -> _Ready:
+    """The session's chunk of `length` frames, without those that are late."""
     due, deadline = view.due, view.frames[late].deadline
     if view.held_due is not None:
         due, deadline = min(due, view.held_due), min(deadline, view.held_due)
@@ -240,9 +271,10 @@ def _would_be_late(
     """Whether a live session whose chunk is not whole yet would be late if a batch job's chunk ran now."""
     end = capacity.ends(now, first.its.rates, *first.load)[2]
     for view in sessions:
-        if not view.batch and view.frames:
-            service = terms[view.shape, view.steps].service
-            if now + service <= view.due < end + service:
+        if not view.batch:
+            its = terms[view.shape, view.steps]
+            whole_at = max(now, _whole_at(view, _length(view, its)))
+            if whole_at + its.service <= view.due < max(whole_at, end) + its.service:
                 return True
     return False
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from streamgen.errors import BusyError
+from streamgen.errors import BusyError, ParamsError
 from streamgen.scheduler import demand as demand_
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.cost import CostModel
@@ -71,9 +71,10 @@ class Roster:
     def enter(self, now: float, stream: Stream, cost: CostModel, capacity: Capacity, *, may_wait: bool = True) -> None:
         """Admits the stream, or has it wait. Raises BusyError where it may not, or too many wait already."""
         demand = stream.demand()
+        check_memory(demand, capacity)
         if not self._goes_after_others(demand) and self._has_room(now, demand, cost, capacity):
             self._admit(now, stream)
-        elif may_wait and len(self._waiting) < self._max_waiting:
+        elif may_wait and self._may_wait(stream.client):
             self._wait(now, stream)
         else:
             raise BusyError("no room for another session now; try again later", self._retry_after())
@@ -89,9 +90,18 @@ class Roster:
             self._room.left(now - member.since)
 
     def check(self, stream: Stream, demand: Demand, cost: CostModel, capacity: Capacity) -> None:
-        """Raises BusyError where promises would no longer hold at any rung if the member asked for `demand` instead."""
+        """Whether the stream may ask for `demand` instead of what it asks for: less always, more where promises hold.
+
+        Raises BusyError where they would not at any rung, ParamsError where it would not fit into memory at all.
+        """
+        check_memory(demand, capacity)
+        if stream.id not in self._members:
+            return
         others = [member.stream.demand() for member in self._members.values() if member.stream is not stream]
-        if stream.id in self._members and not self.governor.admits(demand, others, cost, capacity):
+        if self.governor.admits(demand, others, cost, capacity):
+            return
+        now, then = (demand_.least(asked, cost, capacity) for asked in (stream.demand(), demand))
+        if any(after > before for before, after in zip(now, then, strict=True)):
             raise BusyError("that is more than the present load leaves room for", self._retry_after())
 
     def promised(self, cost: CostModel, capacity: Capacity) -> float:
@@ -142,6 +152,11 @@ class Roster:
                 self._told[waiter.session] = position, now
                 self._waiting[waiter.session].waiting(position, self._room.estimate(position, len(self)))
 
+    def _may_wait(self, client: str) -> bool:
+        """Nobody takes more than half of the queue, as far as it is known who is who."""
+        of_client = sum(stream.client == client for stream in self._waiting.values()) if client else 0
+        return len(self._waiting) < self._max_waiting and of_client < max(1, self._max_waiting / 2)
+
     def _goes_after_others(self, demand: Demand) -> bool:
         """Whether somebody waits whose turn is before a newcomer's: nobody overtakes, but live sessions batch jobs."""
         return any(demand.batch or not stream.demand().batch for stream in self._waiting.values())
@@ -176,3 +191,9 @@ class Roster:
         least, usual, most = RETRY_S
         estimate = self._room.estimate(len(self._waiting) + 1, len(self))
         return usual if estimate is None else min(most, max(least, math.ceil(estimate)))
+
+
+def check_memory(demand: Demand, capacity: Capacity) -> None:
+    """Raises ParamsError where the stream state of `demand` fits into the device's memory not even by itself."""
+    if capacity.memory is not None and demand.memory > capacity.memory:
+        raise ParamsError("width", "at this size and number of steps a stream does not fit into the device's memory")

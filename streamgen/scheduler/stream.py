@@ -89,8 +89,8 @@ class Stream(Protocol):
         """The result (T, H, W, 3) of `work`, which has T pixels."""
         ...
 
-    def lose(self, work: Submission, reason: str) -> None:
-        """There will be no result of `work`, for a reason that is not its own fault."""
+    def lose(self, work: Submission, reason: str, *, state_lost: bool = False) -> None:
+        """There will be no result of `work`, for a reason that is not its own fault; perhaps its state is gone too."""
         ...
 
     def fail(self, work: Submission, reason: str, message: str, state_lost: bool) -> None:

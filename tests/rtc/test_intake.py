@@ -81,7 +81,7 @@ async def test_a_faster_camera_is_thinned_and_everything_is_counted() -> None:
     await drain(session, camera, 300)
     drops = session.stats().drops
     assert abs(drops["rate"] - 140) <= 2
-    assert drops.keys() <= {"rate", "overload"}
+    assert drops.keys() <= {"rate", "burst", "overload"}
     session.close()
     assert session.stats().frames_in == 300
     assert settled(session)

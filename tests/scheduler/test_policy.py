@@ -190,6 +190,29 @@ def test_a_batch_job_does_not_begin_what_a_live_session_would_be_late_for() -> N
     assert names(plan(NOW, [job, replace(soon, due=NOW + 0.05)], cost(), ALONE).chunks) == ["job"]  # late already
 
 
+def test_a_batch_job_does_not_begin_what_a_live_session_between_chunks_would_be_late_for() -> None:
+    # the next frame is due now, three more follow: whole at 0.19 s, of a budget of 0.4
+    job, between = view("job", batch=True), view("live", count=0, budget=0.4, due=NOW + 0.4)
+    assert names(plan(NOW, [job, between], cost(row=0.1), ALONE).chunks) == ["job"]
+    long = replace(job, shape=Shape(4, 640, 64))  # takes ten times as long
+    assert plan(NOW, [long, between], cost(row=0.1), ALONE).chunks == ()
+
+
+def test_a_batch_jobs_budget_does_not_shorten_its_chunks() -> None:
+    job = view("job", batch=True, budget=0.05)
+    assert plan(NOW, [job], cost(), ALONE).chunks[0].frames == (0, 1, 2, 3)
+
+
+def test_a_chunk_that_would_be_late_if_it_waited_for_the_rest_runs_as_it_is() -> None:
+    halting = view(count=2, age=0.2, interval=1 / 16, budget=0.5)
+    decided = plan(NOW, [halting], cost(), ALONE)
+    assert decided.chunks == ()
+    assert decided.wake is not None
+    assert NOW < decided.wake < halting.frames[0].deadline - 0.1
+    assert plan(decided.wake, [halting], cost(), ALONE).chunks == (Chunk("a", (0, 1)),)
+    assert plan(decided.wake, [replace(halting, lost=0.5)], cost(), ALONE).chunks == ()
+
+
 def test_of_two_equally_urgent_sessions_the_one_that_lost_more_goes_first() -> None:
     views = [view("a", due=NOW + 1), view("b", due=NOW + 1.5, lost=0.5)]
     assert names(plan(NOW, views, cost(), ALONE).chunks) == ["b"]
@@ -347,7 +370,7 @@ def test_a_faster_device_never_drops_more(sessions: list[SessionView], model: Co
     """Where chunks are no longer for it, and there was a promise to keep before: who has none gets late pictures."""
     quick = CostModel({key: Line(line.fixed * share, line.row * share, 0.0) for key, line in model.lines.items()})
     short = [replace(session, wanted=1) for session in sessions]
-    short = [session for session in short if service(model, session) <= session.budget]
+    short = [session for session in short if service(model, session) + HANDOVER_S <= session.budget]
     assert set(plan(NOW, short, quick, ALONE).drops) <= set(plan(NOW, short, model, ALONE).drops)
 
 
