@@ -26,6 +26,7 @@ from streamgen.core import Pipeline
 from streamgen.costfile import CostFile, begun
 from streamgen.engine import Engine, StageTimes
 from streamgen.errors import EngineError, PresetError, StreamgenError
+from streamgen.jobs import Jobs
 from streamgen.metrics import Metrics
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.cost import UNKNOWN, Shape
@@ -101,7 +102,8 @@ async def _serve(config: Config, listener: socket.socket, factory: Factory, anno
     scheduler = Loop(engine, clock, metrics, max_waiting=config.max_queue)
     engine.on_restart = scheduler.restarted
     service = Service(config, engine, scheduler, preset_infos(), clock, metrics)
-    app = create_app(service, metrics, pages(), token=config.token, allowed_origins=config.allowed_origins)
+    jobs = Jobs(config, engine, scheduler, clock, metrics) if config.max_jobs else None
+    app = create_app(service, metrics, pages(), token=config.token, allowed_origins=config.allowed_origins, jobs=jobs)
     server = Server(
         uvicorn.Config(
             app,
@@ -121,6 +123,8 @@ async def _serve(config: Config, listener: socket.socket, factory: Factory, anno
             )
         finally:
             await service.stop("the service is stopping")
+            if jobs is not None:
+                await jobs.stop()
             await engine.stop()
             server.should_exit = True
             await asyncio.wait([web], timeout=2 * SHUTDOWN_TIMEOUT_S)

@@ -46,6 +46,18 @@ def of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def chosen(arguments: argparse.Namespace) -> list[str]:
+    """Flags of those that were set to something else than their defaults."""
+    flags = {"device": "--device", "threads": "--threads", "attention": "--attention", "compiled": "--compile"}
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return [
+        flags.get(name, "--lora")
+        for name, default in vars(parser.parse_args([])).items()
+        if getattr(arguments, name) != default
+    ]
+
+
 def parse_lora(text: str) -> tuple[Path, float]:
     """File and strength of FILE[=STRENGTH]. Raises ConfigError."""
     if whole := _file(text):

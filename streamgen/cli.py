@@ -111,6 +111,20 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         help="who may watch one session, beside its client (default: %(default)s)",
     )
     add(
+        "--max-jobs",
+        type=int,
+        default=_DEFAULTS["max_jobs"],
+        metavar="N",
+        help="video files to restyle at once, beside the sessions (default: %(default)s; 0: none)",
+    )
+    add(
+        "--max-upload-mb",
+        type=int,
+        default=_DEFAULTS["max_upload_mb"],
+        metavar="MB",
+        help="largest video file to restyle (default: %(default)s)",
+    )
+    add(
         "--token",
         default=environ.get("STREAMGEN_TOKEN") or None,
         help="ask API requests for this bearer token (default: $STREAMGEN_TOKEN; none: open)",
@@ -169,6 +183,7 @@ _TIMEOUTS = {
     "connect_timeout_s": "seconds until a client's media connection must be up",
     "idle_timeout_s": "seconds without a frame after which a session is closed",
     "grace_s": "seconds for which a client whose connection was lost may come back",
+    "keep_jobs_s": "seconds for which restyled video files are kept",
     "job_timeout_s": "seconds after which a silent engine worker is restarted",
     "start_timeout_s": "seconds that the engine may take to start",
 }
@@ -182,6 +197,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         max_sessions=arguments.max_sessions,
         max_queue=arguments.max_queue,
         max_viewers=arguments.max_viewers,
+        max_jobs=arguments.max_jobs,
+        max_upload_mb=arguments.max_upload_mb,
+        keep_jobs_s=arguments.keep_jobs_s,
         token=arguments.token,
         allowed_origins=tuple(arguments.allowed_origins),
         ice_servers=tuple(arguments.ice_servers),

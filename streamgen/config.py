@@ -8,6 +8,8 @@ from pathlib import Path
 
 from streamgen.errors import ConfigError
 
+_SECONDS = ("connect_timeout_s", "grace_s", "idle_timeout_s", "job_timeout_s", "keep_jobs_s", "start_timeout_s")
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -57,6 +59,12 @@ class Config:
     """LoRA files to merge, each with its strength."""
     cost_folder: Path | None = None
     """Where measured costs are kept from one start to the next; nowhere where None."""
+    max_jobs: int = 4
+    """Video files that are received or restyled at once; 0: none are taken."""
+    max_upload_mb: int = 512
+    """Largest video file that a job may bring (MB)."""
+    keep_jobs_s: float = 600.0
+    """Results of jobs are kept for so long."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", "must be from 0 to 65535")
@@ -65,7 +73,9 @@ class Config:
         _require(self.token != "", "token", "must not be empty")
         _require(self.threads >= 0, "threads", "must not be negative")
         _require(0 <= self.max_viewers <= 1024, "max-viewers", "must be from 0 to 1024")
-        for name in ("connect_timeout_s", "grace_s", "idle_timeout_s", "job_timeout_s", "start_timeout_s"):
+        _require(0 <= self.max_jobs <= 64, "max-jobs", "must be from 0 to 64")
+        _require(1 <= self.max_upload_mb <= 1024 * 1024, "max-upload-mb", "must be from 1 to 1048576")
+        for name in _SECONDS:
             _require(getattr(self, name) > 0, name.replace("_", "-"), "must be above 0")
         for url in self.ice_servers:
             _require(url.startswith(("stun:", "turn:", "turns:")), "ice-server", f"{url!r} is no stun: or turn: URL")

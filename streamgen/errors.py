@@ -78,6 +78,36 @@ class NameTakenError(BusyError):
     code = "name_taken"
 
 
+class JobNotFoundError(StreamgenError):
+    """No job has this id (it may have been deleted, or its time is over)."""
+
+    code = "no_such_job"
+
+
+class NotDoneError(StreamgenError):
+    """The job has no result: it is not done yet, or never will be."""
+
+    code = "not_done"
+
+
+class UploadError(StreamgenError):
+    """A file that a client sends is too large, or comes too slowly."""
+
+    code = "bad_upload"
+
+
+class TooLargeError(UploadError):
+    """It is larger than the service takes."""
+
+    code = "too_large"
+
+
+class TooSlowError(UploadError):
+    """It comes more slowly than the service waits for."""
+
+    code = "too_slow"
+
+
 class EngineError(StreamgenError):
     """The engine failed at a piece of work; the work is lost, the engine goes on."""
 

@@ -57,6 +57,8 @@ class Metrics:
         self._cost_error = Gauge(
             "streamgen_cost_model_error", "Mean relative error of the cost model, lately.", registry=registry
         )
+        self._jobs = Gauge("streamgen_jobs", "Jobs that are known, by state.", ["state"], registry=registry)
+        self._job_frames = Counter("streamgen_job_frames", "Frames that jobs have written.", registry=registry)
         self._restarts = Counter("streamgen_engine_restarts", "Restarts of engine workers.", registry=registry)
 
     def came_in(self) -> None:
@@ -82,6 +84,17 @@ class Metrics:
     def session_closed(self) -> None:
         """A session gave its place back."""
         self._sessions.dec()
+
+    def job_became(self, before: str | None, after: str | None) -> None:
+        """A job's state changed; None: there was no such job before, or is none any more."""
+        if before is not None:
+            self._jobs.labels(before).dec()
+        if after is not None:
+            self._jobs.labels(after).inc()
+
+    def job_frames(self, count: int) -> None:
+        """A job wrote so many results."""
+        self._job_frames.inc(count)
 
     def ran_batch(self, seconds: float, chunks: int, stages: Mapping[str, float]) -> None:
         """The engine finished one batch; `stages`: the time of each (s), where known."""

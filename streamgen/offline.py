@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +15,18 @@ from tqdm import tqdm
 
 import pipelines
 from pipelines.streaming import StreamBatch, sequential
-from streamgen import choices
+from streamgen import choices, remote
 from streamgen.core import Params, Pipeline, PipelineSpec, Pixels
-from streamgen.errors import MediaFileError, ParamsError
-from streamgen.framing import fitted_size
-from streamgen.mediafile import Picture, VideoReader, VideoWriter, check_writable
+from streamgen.errors import ConfigError, MediaFileError
+from streamgen.mediafile import Picture, VideoReader, check_writable
+from streamgen.rendition import ASKED, Rendition, check
 
 Builder = Callable[..., Pipeline[Any]]
 """(preset, **choices) -> the pipeline; `pipelines.build` but in tests."""
 
 S = TypeVar("S")
 
-_PARAMS = ("prompt", "negative_prompt", "steps", "noise", "seed", "width", "height", "fps")
+DEFAULT_PRESET = "tiny"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="OUT", help="where the result goes: .mp4, .mkv or .webm"
     )
-    parser.add_argument("--preset", default="tiny", help="the pipeline (default: tiny; see streamgen models list)")
+    parser.add_argument("--preset", help=f"the pipeline (default: {DEFAULT_PRESET}; see streamgen models list)")
     parser.add_argument("--negative-prompt", help="what it should not look like (presets with guidance only)")
     parser.add_argument("--steps", type=int, help="denoising steps per chunk, 1 to 4")
     parser.add_argument("--noise", type=float, help="strength, 0 (keeps the source) to 1 (leaves it)")
@@ -49,75 +46,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, help="take at most so many frames a second (default: every frame)")
     choices.add_arguments(parser)
     parser.add_argument("--stream-batch", action="store_true", help="denoise neighbouring chunks as one batch")
+    parser.add_argument("--url", help="have a running service do it, beside its live sessions, with its own preset")
+    parser.add_argument("--token", help="the service's bearer token (default: $STREAMGEN_TOKEN)")
 
 
 def run(args: argparse.Namespace, build: Builder = pipelines.build) -> int:
     """Carries out `streamgen run`; the exit status. Raises StreamgenError; then nothing is left of the output."""
     try:
-        _restyle_file(args, build)
+        asked = _asked(args)
+        if args.url is None:
+            _restyle_file(args, asked, build)
+        else:
+            remote.restyle(remote.Errand(args.url, remote.token_of(args.token), args.input, args.output, asked))
     except KeyboardInterrupt:
         print(f"interrupted; {args.output} was not written", file=sys.stderr)
         return 130
     return 0
 
 
-def _restyle_file(args: argparse.Namespace, build: Builder) -> None:
-    changes = {name: value for name in _PARAMS if (value := getattr(args, name)) is not None}
-    if not args.prompt.strip():
-        raise ParamsError("prompt", "must not be empty")
+def _restyle_file(args: argparse.Namespace, asked: dict[str, Any], build: Builder) -> None:
     chosen = choices.of(args)
-    Params.parse(changes)  # what is wrong in itself is said before anything is loaded
+    with VideoReader(args.input) as reader:
+        pipeline = build(args.preset or DEFAULT_PRESET, **chosen)
+        began = time.monotonic()
+        with (
+            Rendition(reader, args.output, pipeline.spec, asked) as copy,
+            tqdm(total=copy.expected, unit="frame", desc=args.input.name, disable=None, leave=False) as bar,
+        ):
+            for picture in restyled(pipeline, copy.params, copy.pictures(), stream_batch=args.stream_batch):
+                copy.write(picture)
+                bar.update()
+        took = time.monotonic() - began
+        count, (width, height) = copy.written, copy.size
+        print(f"{args.output}: {count} frames, {width}x{height}, in {took:.1f} s ({count / took:.1f} frames/s)")
+        if copy.damaged:
+            print(f"{copy.damaged} damaged packets of {args.input} were left out", file=sys.stderr)
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The parameters that were asked for. Raises StreamgenError where they, the files or the options cannot be."""
+    if args.url is not None:
+        there = ["--preset"] * (args.preset is not None) + choices.chosen(args) + ["--stream-batch"] * args.stream_batch
+        if there:
+            raise ConfigError(f"{', '.join(there)} cannot go with --url: the service has a preset and a device already")
+    elif args.token is not None:
+        raise ConfigError("--token goes with --url")
+    asked = {name: value for name in ASKED if (value := getattr(args, name)) is not None}
+    check(asked)
     check_writable(args.output)
     if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         raise MediaFileError(f"{args.output} is the input itself; give the result another name")
-
-    with VideoReader(args.input) as reader:
-        pipeline = build(args.preset, **chosen)
-        width, height = fitted_size(reader.size, pipeline.spec, args.width, args.height)
-        rate = min(reader.rate, Fraction(args.fps).limit_denominator(1001)) if args.fps else reader.rate
-        fps = min(max(float(rate), 1.0), 60.0)
-        params = pipeline.spec.defaults.updated({**changes, "width": width, "height": height, "fps": fps})
-        pipeline.spec.check(params)
-
-        began = time.monotonic()
-        written = 0
-        with (
-            VideoWriter(args.output, (width, height), rate, reader.time_base, reader.audio) as writer,
-            tqdm(total=_expected(reader, rate), unit="frame", desc=args.input.name, disable=None, leave=False) as bar,
-        ):
-            pictures = reader.pictures(width, height, on_audio=writer.write_audio)
-            if args.fps:
-                pictures = thinned(pictures, args.fps, reader.time_base)
-            for picture in restyled(pipeline, params, pictures, stream_batch=args.stream_batch):
-                writer.write(picture)
-                bar.update()
-                written += 1
-        took = time.monotonic() - began
-        print(f"{args.output}: {written} frames, {width}x{height}, in {took:.1f} s ({written / took:.1f} frames/s)")
-        if reader.damaged:
-            print(f"{reader.damaged} damaged packets of {args.input} were left out", file=sys.stderr)
-
-
-def _expected(reader: VideoReader, rate: Fraction) -> int | None:
-    return None if reader.length is None else round(reader.length * rate / reader.rate)
-
-
-def thinned(pictures: Iterable[Picture], fps: float, time_base: Fraction) -> Iterator[Picture]:
-    """At most `fps` of the pictures a second; each stays for as long as those left out behind it."""
-    interval = 1 / fps
-    due, end = -math.inf, 0
-    kept: Picture | None = None
-    for picture in pictures:
-        end = picture.pts + picture.duration
-        seconds = float(picture.pts * time_base)
-        if seconds < due - 1e-6:
-            continue
-        due = interval + (due if seconds - due < interval else seconds)
-        if kept is not None:
-            yield replace(kept, duration=picture.pts - kept.pts)
-        kept = picture
-    if kept is not None:
-        yield replace(kept, duration=end - kept.pts)
+    return asked
 
 
 def restyled(

@@ -287,7 +287,12 @@ class Session:
         return self.standing.demand()
 
     def waiting(self, position: int, estimate_s: float | None) -> None:
-        """There is no room for it yet."""
+        """There is no room for it yet, or, as it has no deadlines, any more."""
+        if self.standing.admitted:
+            self.standing.admitted = False
+            self._begin_anew()
+            if self._state in ("warming", "live"):
+                self._set_state("queued")
         self._notify(Queue(position, estimate_s))
 
     def admitted(self) -> None:

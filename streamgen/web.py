@@ -21,14 +21,21 @@ from streamgen.errors import (
     BusyError,
     EngineError,
     IceRestartError,
+    JobNotFoundError,
+    MediaFileError,
     NameTakenError,
+    NotDoneError,
     NotLiveError,
     OfferError,
     ParamsError,
     SessionNotFoundError,
     StreamgenError,
+    TooLargeError,
+    TooSlowError,
+    UploadError,
 )
 from streamgen.gate import Gate, error_response
+from streamgen.jobs import Jobs, add_jobs
 from streamgen.metrics import Metrics
 from streamgen.session import Session
 from streamgen.turn import IceServer
@@ -40,6 +47,11 @@ STATUSES: Mapping[type[StreamgenError], int] = {
     ParamsError: 422,
     OfferError: 400,
     SessionNotFoundError: 404,
+    JobNotFoundError: 404,
+    NotDoneError: 409,
+    MediaFileError: 422,
+    TooLargeError: 413,
+    TooSlowError: 408,
     IceRestartError: 422,
     NotLiveError: 409,
     NameTakenError: 409,
@@ -200,8 +212,9 @@ def create_app(
     *,
     token: str | None = None,
     allowed_origins: tuple[str, ...] = (),
+    jobs: Jobs | None = None,
 ) -> FastAPI:
-    """The ASGI application; `pages` is the folder of the live page's files."""
+    """The ASGI application; `pages` is the folder of the live page's files. Without `jobs` it takes no video files."""
     app = FastAPI(
         title="streamgen",
         version=__version__,
@@ -214,6 +227,8 @@ def create_app(
     _add_error_handlers(app)
     _add_sessions(app, backend)
     add_whip(app, backend)
+    if jobs is not None:
+        add_jobs(app, jobs, {status: {"model": ErrorReply} for status in (404, 408, 409, 413, 503)})
     _add_health(app, backend, metrics)
     _add_pages(app, pages)
     return app
@@ -333,6 +348,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def streamgen_error(_: Request, error: StreamgenError) -> Response:
         status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, BusyError) else {}
+        if isinstance(error, UploadError):
+            headers["Connection"] = "close"  # what is left of the body is not waited for
         field = error.field if isinstance(error, ParamsError) else None
         return error_response(status, error.code, error.message, field, headers)
 

@@ -16,6 +16,7 @@ import pytest
 
 from streamgen import app
 from streamgen.app import ListenError, listen, pages, url_of
+from tests.support.clips import make_clip
 from tests.support.webrtc import client, until
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +143,36 @@ async def test_a_signal_while_the_engine_starts_ends_it_cleanly(number: signal.S
         service.process.send_signal(number)
         assert await service.process.wait() == 0
         assert service.err == []
+
+
+async def test_jobs_go_with_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, folder = make_clip(tmp_path / "in.mp4", range(0, 60_000, 100)).read_bytes(), tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    async with server("working") as service, httpx.AsyncClient(trust_env=False) as http:
+        await until(lambda: service.out)
+        answer = await http.post(f"{service.url}/api/jobs", params={"prompt": "ink"}, content=clip)
+        path = service.url + answer.headers["location"]
+
+        async def reaches(frames: int) -> int:
+            while (shown := (await http.get(path)).json())["frames_done"] < frames:
+                assert shown["state"] == "running", shown
+            return int(shown["frames_done"])
+
+        done = await reaches(8)
+        os.kill(service.worker(), signal.SIGKILL)
+        await reaches(done + 20)
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.ports()[0])
+        head = "POST /api/jobs?prompt=ink HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n"
+        writer.write(head.encode() + clip[:1000])
+        await until(lambda: len(list(folder.glob("streamgen-*"))) == 2)
+        service.process.send_signal(signal.SIGTERM)
+        assert await service.process.wait() == 0
+        assert not [line for line in service.err if "Traceback" in line or "ERROR" in line]
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+        writer.close()
+    assert list(folder.glob("streamgen-*")) == []
 
 
 async def test_a_whole_session_a_killed_worker_and_the_end() -> None:

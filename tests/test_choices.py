@@ -26,6 +26,14 @@ def test_what_is_chosen_is_what_build_takes(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_differs_from_the_defaults_is_named() -> None:
+    parser = argparse.ArgumentParser()
+    choices.add_arguments(parser)
+    assert choices.chosen(parser.parse_args([])) == []
+    words = ("--device", "cpu", "--threads", "2", "--attention", "sdpa", "--compile", "--lora", "x")
+    assert choices.chosen(parser.parse_args(words)) == ["--device", "--threads", "--attention", "--compile", "--lora"]
+
+
 def test_a_lora_without_a_strength_has_strength_1(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").touch()
     assert choices.parse_lora(str(tmp_path / "x.safetensors")) == (tmp_path / "x.safetensors", 1.0)

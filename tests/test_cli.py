@@ -43,6 +43,7 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
         " --turn-secret shared --udp-ports 50000-50100 --loopback"
         " --connect-timeout-s 1 --idle-timeout-s 2 --grace-s 5 --max-viewers 6 --max-queue 9"
         " --cost-folder /costs --job-timeout-s 3 --start-timeout-s 4"
+        " --max-jobs 3 --max-upload-mb 100 --keep-jobs-s 60"
     )
     assert run(capsys, *words.split())[0] == 0
     assert served == [
@@ -67,6 +68,9 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
             4.0,
             2,
             cost_folder=Path("/costs"),
+            max_jobs=3,
+            max_upload_mb=100,
+            keep_jobs_s=60.0,
         )
     ]
 

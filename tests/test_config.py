@@ -23,6 +23,9 @@ from streamgen.errors import ConfigError
         ({"udp_ports": (50001, 50000)}, "--udp-ports must be FIRST-LAST"),
         ({"udp_ports": (50000, 65536)}, "--udp-ports must be FIRST-LAST"),
         ({"max_queue": -1}, "--max-queue"),
+        ({"max_jobs": -1}, "--max-jobs"),
+        ({"max_upload_mb": 0}, "--max-upload-mb"),
+        ({"keep_jobs_s": 0.0}, "--keep-jobs-s"),
         ({"udp_ports": (50000, 50003), "max_sessions": 3, "max_queue": 2}, r"--udp-ports must be 5 \(--max-sessions"),
     ],
 )

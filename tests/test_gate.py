@@ -21,7 +21,8 @@ async def echo(request: Request) -> JSONResponse:
 
 
 def connect(token: str | None = None, origins: tuple[str, ...] = ()) -> httpx.AsyncClient:
-    guarded = [Route(path, echo, methods=["GET", "POST"]) for path in ("/api/echo", "/whip", "/whip/x", "/whep/{x}")]
+    paths = ("/api/echo", "/api/jobs", "/api/jobs/x", "/whip", "/whip/x", "/whep/{x}")
+    guarded = [Route(path, echo, methods=["GET", "POST", "PUT"]) for path in paths]
     app = Starlette(routes=[*guarded, Route("/healthz", echo)])
     transport = httpx.ASGITransport(Gate(app, token, origins, lambda stream: stream == LINK))
     return httpx.AsyncClient(transport=transport, base_url="http://host:8000")
@@ -118,6 +119,19 @@ async def test_a_body_without_announced_length_is_counted_while_it_comes() -> No
 
     async with connect() as http:
         assert (await http.post("/api/echo", content=flood())).status_code == 413
+
+
+async def test_files_go_on_to_their_route_as_they_come_and_behind_the_token_only() -> None:
+    file = b"x" * (MAX_BODY_BYTES + 1)
+    async with connect("secret") as http:
+        assert (await http.post("/api/jobs", content=file)).status_code == 401
+        http.headers["Authorization"] = "Bearer secret"
+        assert (await http.post("/api/jobs", content=file)).json() == {"bytes": len(file)}
+        assert (await http.put("/api/jobs", content=file)).status_code == 413
+        assert (await http.post("/api/jobs/x", content=file)).status_code == 413
+        assert (
+            await http.post("/api/jobs", content=file, headers={"Origin": "http://evil.example"})
+        ).status_code == 403
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from pipelines.training.scenes import Scenery
 from pipelines.training.styles import STYLES
 from streamgen.client import Client, Event, Restarted, ServiceError, Session
 from streamgen.core import Pixels
+from streamgen.mediafile import Picture, VideoWriter
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -151,6 +154,29 @@ async def known(client: Client, session: str) -> bool:
             return False
         raise
     return True
+
+
+async def test_a_file_is_restyled_beside_a_live_session(server: Server, scene: Pixels, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    with VideoWriter(source, (WIDTH, HEIGHT), Fraction(16), Fraction(1, 16)) as writer:
+        for number in range(22):
+            writer.write(Picture(scene, number, 1))
+    async with Client(server.url) as client:
+        session = await client.open(repeated(scene), fps=4.0, prompt="thermal camera", keep="size")
+        await results(session, 4)
+        words = ("run", source, "--prompt", "technical blueprint", "-o", target, "--url", server.url)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "streamgen.cli", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        live = await results(session, 4)
+        out, err = await process.communicate()
+        assert (process.returncode, err.decode()) == (0, "")
+        assert out.decode().startswith(f"{target}: 22 frames, {WIDTH}x{HEIGHT}, in ")
+        assert {nearest(picture, scene) for picture in [*live, *await results(session, 4)]} == {"thermal"}
+    with av.open(target) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == 22
+    assert {nearest(picture, scene) for picture in pictures[8:]} == {"blueprint"}
 
 
 def test_the_service_says_what_went_wrong_in_one_line(server: Server) -> None:

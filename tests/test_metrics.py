@@ -13,6 +13,9 @@ def test_everything_is_exposed() -> None:
     metrics.planned(0.00015)
     metrics.governed([0, 1, 1], queued=2, promised=0.7, pressure=1.2, error=0.05)
     metrics.restarted()
+    metrics.job_became(None, "queued")
+    metrics.job_became("queued", "running")
+    metrics.job_frames(4)
     text = metrics.exposition().decode()
     for line in (
         "streamgen_frames_in_total 1.0",
@@ -32,10 +35,15 @@ def test_everything_is_exposed() -> None:
         "streamgen_device_promised 0.7",
         "streamgen_scheduler_pressure 1.2",
         "streamgen_cost_model_error 0.05",
+        'streamgen_jobs{state="queued"} 0.0',
+        'streamgen_jobs{state="running"} 1.0',
+        "streamgen_job_frames_total 4.0",
     ):
         assert line in text
     metrics.governed([0], queued=0, promised=0.1, pressure=1.0, error=0.05)
     assert 'streamgen_sessions_at_rung{rung="1"} 0.0' in metrics.exposition().decode()
+    metrics.job_became("running", None)
+    assert 'streamgen_jobs{state="running"} 0.0' in metrics.exposition().decode()
     metrics.session_closed()
     assert "streamgen_sessions 0.0" in metrics.exposition().decode()
 

@@ -3,8 +3,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from streamgen.cli import main
 from streamgen.core import Params, Pipeline
 from streamgen.errors import StreamgenError, WeightsError
 from streamgen.mediafile import Picture
-from streamgen.offline import add_arguments, restyled, run, thinned
-from tests.support.clips import MILLISECOND, make_clip
+from streamgen.offline import add_arguments, restyled, run
+from tests.support.clips import make_clip
 
 
 def build_fake(*_: object, **__: object) -> Pipeline[Any]:
@@ -93,22 +91,6 @@ def test_the_stream_state_is_closed_when_the_run_is_cut_short() -> None:
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert len(closed) == 1
-
-
-def test_thinning_keeps_times_and_length() -> None:
-    kept = list(thinned(pictures(range(0, 1000, 20)), 10, MILLISECOND))
-    assert [p.pts for p in kept] == list(range(0, 1000, 100))
-    assert {p.duration for p in kept} == {100}
-
-
-def test_thinning_holds_the_rate_where_it_does_not_divide() -> None:
-    kept = [p.pts for p in thinned(pictures(range(0, 10_000, 20)), 16, Fraction(1, 1000))]
-    assert len(kept) == 160
-    assert max(b - a for a, b in pairwise(kept)) <= 80
-
-
-def test_thinning_leaves_slower_videos_alone() -> None:
-    assert len(list(thinned(pictures(range(0, 1000, 100)), 16, MILLISECOND))) == 10
 
 
 def refused(tmp_path: Path, *argv: str | Path, build: Any = build_fake) -> str:

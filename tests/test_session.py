@@ -500,6 +500,22 @@ async def test_late_results_count_as_lost_in_the_order_of_sessions() -> None:
         assert (session.statistics.lost > before) == (age > 1.0)
 
 
+async def test_a_batch_session_may_be_sent_back_to_the_queue() -> None:
+    clock, scheduler = ManualClock(), IdleScheduler()
+    session = make_session(scheduler, clock, params=SMALL.updated({"priority": "batch"}))
+    session.connected()
+    feed(session, clock, 4)
+    run_chunk(session)
+    session.waiting(1, None)
+    assert session.state == "queued"
+    assert scheduler.forgotten == ["restart"]
+    feed(session, clock, 4)
+    session.admitted()
+    feed(session, clock, 4)
+    assert run_chunk(session).first
+    assert session.state == "live"
+
+
 async def test_what_was_late_or_lost_for_want_of_time_is_tallied() -> None:
     clock = ManualClock()
     session = make_session(clock=clock)

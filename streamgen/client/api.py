@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,22 +83,31 @@ class Api:
 
     async def _request(self, method: str, path: str, body: object = None) -> Any:
         """JSON of the answer, None where it has no content."""
-        try:
+        with self._reported():
             response = await self._http.request(method, path, json=body)
-        except httpx.TimeoutException:
-            raise ConnectError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
-        except httpx.ConnectError as error:
-            raise ConnectError(f"cannot reach {self._url}: {_why(error)}; is the service running there?") from None
-        except httpx.HTTPError as error:
-            raise ConnectError(f"the request to {self._url} failed: {_why(error)}") from None
+        return self._json(response)
+
+    def _json(self, response: httpx.Response) -> Any:
         if not response.is_success:
-            raise _refusal(response)
+            raise refusal(response)
         if response.status_code == httpx.codes.NO_CONTENT:
             return None
         try:
             return response.json()
         except ValueError as error:
             raise self._no_streamgen(error) from None
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """What goes wrong with a request in here is a ConnectError."""
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise ConnectError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
+        except httpx.ConnectError as error:
+            raise ConnectError(f"cannot reach {self._url}: {_why(error)}; is the service running there?") from None
+        except httpx.HTTPError as error:
+            raise ConnectError(f"the request to {self._url} failed: {_why(error)}") from None
 
     def _no_streamgen(self, error: Exception) -> ConnectError:
         return ConnectError(f"{self._url} does not answer like a streamgen service ({type(error).__name__}: {error})")
@@ -124,7 +134,8 @@ def _why(error: Exception) -> str:
     return text.splitlines()[0]
 
 
-def _refusal(response: httpx.Response) -> ServiceError:
+def refusal(response: httpx.Response) -> ServiceError:
+    """What the service said where it did not do what it was asked; the body must have been read."""
     message, reason = f"the service answered {response.status_code} {response.reason_phrase}".strip(), ""
     try:
         error = response.json()["error"]

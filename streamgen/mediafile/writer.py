@@ -60,6 +60,11 @@ def check_writable(path: Path) -> None:
         raise MediaFileError(f"{path} cannot be written: no permission to write in {path.parent}")
 
 
+def unfinished(path: Path) -> Path:
+    """What a file is called until it is whole: beside `path`, hidden, of the same kind."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix.lower()}")
+
+
 class VideoWriter:
     """A video file in the making: H.264 in .mp4 and .mkv, VP9 in .webm. A context manager.
 
@@ -74,15 +79,19 @@ class VideoWriter:
         rate: Fraction,
         time_base: Fraction,
         audio: Sequence[AudioStream] = (),
+        *,
+        name: str = "",
     ) -> None:
+        """`name` is what errors call the file, its path by default."""
         check_writable(path)
         self.path = path
-        self._unfinished = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix.lower()}")
+        self._name = name or str(path)
+        self._unfinished = unfinished(path)
         self._time_base = time_base
         self._durations: dict[int, int] = {}  # of the pictures that the encoder still holds, by their pts
         self._scaler = VideoReformatter()
         kind = _FORMATS[path.suffix.lower()]
-        with _reported(path):
+        with _reported(self._name):
             self._container = av.open(self._unfinished, "w", container_options=kind.container_options)
             try:
                 self._video = cast(
@@ -107,12 +116,12 @@ class VideoWriter:
         )
         frame.pts, frame.duration, frame.time_base = picture.pts, picture.duration, self._time_base
         self._durations[picture.pts] = picture.duration
-        with _reported(self.path):
+        with _reported(self._name):
             self._mux_video(self._video.encode(frame))
 
     def write_audio(self, packet: Packet[AudioStream]) -> None:
         """The next packet of one of the `audio` streams."""
-        with _reported(self.path):
+        with _reported(self._name):
             self._tracks[packet.stream.index].write(packet)
 
     def _mux_video(self, packets: Sequence[Packet[VideoStream]]) -> None:
@@ -132,7 +141,7 @@ class VideoWriter:
             self._discard()
             return
         try:
-            with _reported(self.path):
+            with _reported(self._name):
                 self._mux_video(self._video.encode(None))
                 self._container.close()
                 self._unfinished.replace(self.path)
@@ -147,12 +156,12 @@ class VideoWriter:
 
 
 @contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def _reported(name: str) -> Iterator[None]:
     """What goes wrong in here is a MediaFileError that names the file."""
     try:
         yield
     except (av.error.FFmpegError, OSError) as error:
-        raise MediaFileError(f"{path} cannot be written: {error.strerror}") from None
+        raise MediaFileError(f"{name} cannot be written: {error.strerror}") from None
 
 
 class _Track(Protocol):

@@ -8,10 +8,10 @@ from streamgen.scheduler.cost import Rates
 MARGIN = 2.0
 """Costs are taken for higher than estimated by so many of the model's mean errors."""
 
-SAVES = 0.1
-"""A stream batch has to save this share of a chunk's cost, for results that come later."""
+SAVES = 0.25
+"""A stream batch has to save this share of a chunk's cost: its results come later, which everybody sees."""
 
-KEEPS = 0.05
+KEEPS = 0.2
 """It has to save this share to stay what it is: so the choice does not waver."""
 
 SPARE = 1.25

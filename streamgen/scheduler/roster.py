@@ -71,11 +71,10 @@ class Roster:
     def enter(self, now: float, stream: Stream, cost: CostModel, capacity: Capacity, *, may_wait: bool = True) -> None:
         """Admits the stream, or has it wait. Raises BusyError where it may not, or too many wait already."""
         demand = stream.demand()
-        if not self._waiting and self.governor.admits(demand, self._demands(), cost, capacity):
+        if not self._goes_after_others(demand) and self._has_room(now, demand, cost, capacity):
             self._admit(now, stream)
         elif may_wait and len(self._waiting) < self._max_waiting:
-            self._waiting[stream.id] = stream
-            self._room.enter(Waiter(stream.id, stream.client, demand.batch, now))
+            self._wait(now, stream)
         else:
             raise BusyError("no room for another session now; try again later", self._retry_after())
         self.govern(now, cost, capacity)
@@ -128,7 +127,7 @@ class Roster:
         count = len(self)
         for waiter in self._room.order(self._held()):
             stream = self._waiting[waiter.session]
-            if not self.governor.admits(stream.demand(), self._demands(), cost, capacity):
+            if not self._has_room(now, stream.demand(), cost, capacity):
                 break
             self._room.leave(stream.id)
             del self._waiting[stream.id]
@@ -142,6 +141,26 @@ class Roster:
             if position != told or now - at >= TELL_S:
                 self._told[waiter.session] = position, now
                 self._waiting[waiter.session].waiting(position, self._room.estimate(position, len(self)))
+
+    def _goes_after_others(self, demand: Demand) -> bool:
+        """Whether somebody waits whose turn is before a newcomer's: nobody overtakes, but live sessions batch jobs."""
+        return any(demand.batch or not stream.demand().batch for stream in self._waiting.values())
+
+    def _has_room(self, now: float, demand: Demand, cost: CostModel, capacity: Capacity) -> bool:
+        """Whether there is room for `demand`; for a live session batch jobs make some, the newest first."""
+        jobs = [] if demand.batch else [stream for stream in self if stream.demand().batch][::-1]
+        for count in range(len(jobs) + 1):
+            others = [stream.demand() for stream in self if stream not in jobs[:count]]
+            if self.governor.admits(demand, others, cost, capacity):
+                for job in jobs[:count]:
+                    del self._members[job.id]
+                    self._wait(now, job)
+                return True
+        return False
+
+    def _wait(self, now: float, stream: Stream) -> None:
+        self._waiting[stream.id] = stream
+        self._room.enter(Waiter(stream.id, stream.client, stream.demand().batch, now))
 
     def _admit(self, now: float, stream: Stream) -> None:
         self._members[stream.id] = Member(stream, now)

@@ -58,7 +58,7 @@ class Stream(Protocol):
         ...
 
     def waiting(self, position: int, estimate_s: float | None) -> None:
-        """There is no room for it yet; 1 is the next."""
+        """There is no room for it yet, or, for a batch job that was admitted, any more; 1 is the next."""
         ...
 
     def admitted(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamgen.errors import MediaFileError
-from streamgen.mediafile import Picture, VideoReader
+from streamgen.mediafile import STRANGERS, Picture, VideoReader
 from tests.support.clips import make_clip, turn_left
 
 
@@ -109,6 +109,26 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         VideoReader(tmp_path / "none.mp4")
     with pytest.raises(MediaFileError, match="is a folder"):
         VideoReader(tmp_path)
+
+
+def test_what_strangers_send_names_no_other_file(tmp_path: Path) -> None:
+    make_clip(tmp_path / "secret.mkv")
+    listing = tmp_path / "list"
+    listing.write_text("ffconcat version 1.0\nfile secret.mkv\n")
+    assert len(read(listing)) == 10, "which is what it takes to be refused"
+    with pytest.raises(MediaFileError, match=r"^it cannot be read as a video"):
+        VideoReader(listing, name="it", options=STRANGERS)
+    for kind in ("mp4", "mkv", "avi", "ts", "flv", "mov", "webm"):
+        codec = "libvpx-vp9" if kind == "webm" else "libx264"
+        with VideoReader(make_clip(tmp_path / f"a.{kind}", codec=codec), options=STRANGERS) as reader:
+            assert reader.size == (160, 96)
+
+
+def test_pictures_that_take_all_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_clip(tmp_path / "a.mp4")
+    monkeypatch.setattr("streamgen.mediafile.reader.MAX_PIXELS", 160 * 96 - 1)
+    with pytest.raises(MediaFileError, match="pictures of 160x96, which is too large"):
+        VideoReader(path)
 
 
 def test_damage_is_counted_and_left_out(tmp_path: Path) -> None:

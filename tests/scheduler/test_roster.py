@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from streamgen.errors import BusyError
+from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.demand import Demand
 from streamgen.scheduler.governor import HOLD_S
 from streamgen.scheduler.roster import TELL_S, Roster
@@ -168,3 +169,32 @@ def test_batch_jobs_wait_behind_live_sessions() -> None:
     crowd.leave(members[0])
     assert ("admitted",) in live.news
     assert ("admitted",) in job.news  # which is promised nothing, and so takes no room
+
+
+def test_a_waiting_job_keeps_no_live_session_out() -> None:
+    crowd = Crowd(max_waiting=4)
+    device = Capacity(sessions=1)
+    job, other = Told("job", batch=True), Told("other", batch=True)
+    for stream in (job, other):
+        crowd.roster.enter(crowd.now, stream, MODEL, device)  # type: ignore[arg-type]
+    assert other.news == [("waiting", 1, None)]
+    live = Told("live")
+    crowd.roster.enter(crowd.now, live, MODEL, device, may_wait=False)  # type: ignore[arg-type]
+    assert ("admitted",) in live.news
+    assert job.news[-1][0] == "waiting"  # it made room
+    assert (len(crowd.roster), crowd.roster.waiting) == (1, 2)
+    crowd.roster.leave(crowd.now, live)  # type: ignore[arg-type]
+    crowd.roster.govern(crowd.now, MODEL, device)
+    assert len(crowd.roster) == 1
+
+
+def test_jobs_make_no_more_room_than_it_takes_and_none_in_vain() -> None:
+    crowd, device = Crowd(max_waiting=4), Capacity(sessions=4)
+    jobs = [Told(f"job{number}", batch=True) for number in range(3)]
+    for stream in (*jobs, Told("a", steps=(2,)), Told("b", steps=(2,))):
+        crowd.roster.enter(crowd.now, stream, MODEL, device)  # type: ignore[arg-type]
+    assert [job.news[-1][0] for job in jobs] == ["rung", "rung", "waiting"]
+    third = Told("c", steps=(2,))
+    crowd.roster.enter(crowd.now, third, MODEL, device)  # type: ignore[arg-type]
+    assert third.news[0][0] == "waiting"  # the device is too slow for three, with jobs or without
+    assert [job.news[-1][0] for job in jobs] == ["rung", "rung", "waiting"]
