@@ -29,6 +29,7 @@ from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline
 from streamgen.bench.machine import machine, versions
 from streamgen.core import Params, Pipeline
 from streamgen.simulation.contender import CONTENDERS
+from streamgen.simulation.device import Device
 from streamgen.simulation.outcome import Outcome
 from streamgen.simulation.run import Run, simulate
 from streamgen.simulation.trace import CROWDS
@@ -124,7 +125,7 @@ async def _pairs(preset: str, args: argparse.Namespace) -> list[tuple[str, Pair]
     return pairs
 
 
-def _run(name: str, load: float, base: list[Params], device: Any, args: argparse.Namespace, bench: Bench) -> Run:
+def _run(name: str, load: float, base: list[Params], device: Device, args: argparse.Namespace, bench: Bench) -> Run:
     spec = bench.engine.spec
     wanted = list(base)
     while offered(wanted, device, spec) < 0.75 * load:
