@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import functools
 import json
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pipelines
+from pipelines.bench.arguments import command
 from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline
 from streamgen.bench.machine import machine, versions
 from streamgen.core import Params, Pipeline
@@ -97,9 +97,13 @@ def main() -> int:
             results.setdefault(preset, {})[f"{name} {pair.load:g}"] = pair.as_dict()
             same = same and pair.same
     if args.json is not None:
-        command = shlex.join(["compare_simulation", *sys.argv[1:]])
         packages = versions(("torch", "numpy"))
-        report = {"command": command, "machine": machine(), "versions": packages, "results": results}
+        report = {
+            "command": command("compare_simulation", ("--json",)),
+            "machine": machine(),
+            "versions": packages,
+            "results": results,
+        }
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return SAME if same else OTHER
 
