@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import functools
 import json
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,10 +24,12 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pipelines
+from pipelines.bench.arguments import command
 from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline
 from streamgen.bench.machine import machine, versions
 from streamgen.core import Params, Pipeline
 from streamgen.simulation.contender import CONTENDERS
+from streamgen.simulation.device import Device
 from streamgen.simulation.outcome import Outcome
 from streamgen.simulation.run import Run, simulate
 from streamgen.simulation.trace import CROWDS
@@ -96,9 +97,13 @@ def main() -> int:
             results.setdefault(preset, {})[f"{name} {pair.load:g}"] = pair.as_dict()
             same = same and pair.same
     if args.json is not None:
-        command = shlex.join(["compare_simulation", *sys.argv[1:]])
         packages = versions(("torch", "numpy"))
-        report = {"command": command, "machine": machine(), "versions": packages, "results": results}
+        report = {
+            "command": command("compare_simulation", ("--json",)),
+            "machine": machine(),
+            "versions": packages,
+            "results": results,
+        }
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return SAME if same else OTHER
 
@@ -124,7 +129,7 @@ async def _pairs(preset: str, args: argparse.Namespace) -> list[tuple[str, Pair]
     return pairs
 
 
-def _run(name: str, load: float, base: list[Params], device: Any, args: argparse.Namespace, bench: Bench) -> Run:
+def _run(name: str, load: float, base: list[Params], device: Device, args: argparse.Namespace, bench: Bench) -> Run:
     spec = bench.engine.spec
     wanted = list(base)
     while offered(wanted, device, spec) < 0.75 * load:

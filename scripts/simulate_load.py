@@ -17,13 +17,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from pipelines.bench.arguments import command
 from streamgen.bench.machine import machine, versions
 from streamgen.core import Params
 from streamgen.costfile import load
@@ -67,8 +67,12 @@ def main() -> int:
         sys.stderr.write(f"simulate_load: {error}\n")
         return WRONG_USAGE
     if args.json is not None:
-        command = shlex.join(["simulate_load", *sys.argv[1:]])
-        report = {"command": command, "machine": machine(), "versions": versions(("numpy",)), "results": results}
+        report = {
+            "command": command("simulate_load", ("--json", "--html")),
+            "machine": machine(),
+            "versions": versions(("numpy",)),
+            "results": results,
+        }
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return DONE
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from streamgen.config import cost_folder
-from streamgen.costfile import CostFile, begun
+from streamgen.costfile import CostFile, begun, load
 from streamgen.engine import StageTimes
 from streamgen.scheduler.cost import UNKNOWN, CostModel, Shape
 
@@ -25,6 +25,14 @@ def test_what_was_saved_is_loaded_again(tmp_path: Path) -> None:
     CostFile(tmp_path / "costs", "tiny", "cpu: some model, 2 threads").save(MODEL)
     assert CostFile(tmp_path / "costs", "tiny", "cpu: some model, 2 threads").load() == MODEL
     assert [path.suffix for path in (tmp_path / "costs").iterdir()] == [".json"]
+
+
+def test_a_file_can_be_read_by_its_path(tmp_path: Path) -> None:
+    file = CostFile(tmp_path, "tiny", "cpu")
+    file.save(MODEL)
+    assert load(file.path) == MODEL
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nowhere.json")
 
 
 def test_presets_and_devices_have_files_of_their_own(tmp_path: Path) -> None:

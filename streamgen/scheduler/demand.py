@@ -23,6 +23,10 @@ from streamgen.scheduler.cost import CostModel, Rates, Shape
 from streamgen.scheduler.policy import HANDOVER_S, SAVES
 from streamgen.scheduler.quality import Quality
 
+USUAL_BATCH = 2
+"""Promises reckon with batches of so many chunks that others have to wait for. Larger ones are rare where promises
+hold, as no batch grows at the cost of one that could be in time; they come where many wait, and then they save time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -154,7 +158,9 @@ def _task(demand: Demand, quality: Quality, alike: int, cost: CostModel, capacit
     bottleneck = max(stages) if capacity.overlap else sum(stages)
     through = sum(stages) - bottleneck
     slack = demand.budget - (length - 1) * interval - HANDOVER_S - through
-    return Task(bottleneck / size, length * interval, slack, bottleneck)
+    usual = rates.stages(min(size, USUAL_BATCH), steps, steps * min(size, USUAL_BATCH))
+    blocking = max(usual) if capacity.overlap else sum(usual)
+    return Task(bottleneck / size, length * interval, slack, blocking)
 
 
 def _batch_size(rates: Rates, steps: int, most: int) -> int:

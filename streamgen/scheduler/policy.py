@@ -20,7 +20,7 @@ HANDOVER_S = 0.015
 STEADY = 0.02
 """A session that loses a larger share of its frames does not get a turn for every chunk."""
 
-LOST_S = 40.0
+LOST_S = 100.0
 """A session that loses all its frames goes before others as if its deadlines were earlier by this (s): far more than
 budgets differ by, so that under overload all lose the same share."""
 

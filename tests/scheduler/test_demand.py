@@ -33,7 +33,7 @@ def test_cost_is_shared_where_batches_save() -> None:
     at = [(demand(name), demand().rungs[0]) for name in "abcd"]
     together = tasks(at, model(fixed=0.05, row=0.01), Capacity(max_batch=4))
     assert [task.cost for task in together] == pytest.approx([(2 * 0.05 + 8 * 0.01) / 4] * 4)
-    assert [task.blocking for task in together] == pytest.approx([0.18] * 4)
+    assert [task.blocking for task in together] == pytest.approx([0.14] * 4)
     assert [task.cost for task in tasks(at, model(fixed=0.0, row=0.05), Capacity(max_batch=4))] == [0.1] * 4
 
 

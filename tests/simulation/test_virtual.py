@@ -38,7 +38,7 @@ def test_a_timer_that_fires_a_little_early_can_be_set_again() -> None:
     async def waits() -> float:
         loop = asyncio.get_running_loop()
         until = loop.time() + 0.3
-        while loop.time() < until:  # noqa: ASYNC110 - the sleeping is what is tested
+        while loop.time() < until:  # noqa: ASYNC110 - it is about the timer
             await asyncio.sleep(until - loop.time() - 1e-10)
         return loop.time()
 
