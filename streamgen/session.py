@@ -42,6 +42,7 @@ HAND_OVER_S = 0.004
 """A result is handed over this long before it would be late: timers are not exact."""
 
 SPACING_WEIGHT = 0.2
+CLEARLY = 1.25
 LONGEST_GAP_S = 1.5
 """A source that was silent for longer has begun anew (s); the lowest frame rate has a second between frames."""
 
@@ -293,6 +294,12 @@ class Session:
         self._dropped(self._inbox.put(frame), "overload")
         self._scheduler.wake()
 
+    @property
+    def _interval(self) -> float:
+        """Between frames (s): as asked for, or as they come where the source is clearly slower."""
+        asked = 1 / self.running.fps
+        return self._spacing if self._spacing > CLEARLY * asked else asked
+
     def _note_arrival(self, arrived: float) -> None:
         gap = arrived - self._last_put
         if gap < LONGEST_GAP_S:
@@ -348,7 +355,7 @@ class Session:
         """What waits, for the policy."""
         held_due = self._flights[0].frames[0].deadline if self._flights else None
         due, running = self._inbox.due, self.running
-        interval = max(1 / running.fps, self._spacing)
+        interval = self._interval
         if due is None or not len(self._inbox):
             expected = self._last_put + interval + SOON_S > self._clock.now()
             if self.waits or self._paused or not (expected or held_due is not None):

@@ -235,8 +235,10 @@ class Loop:
 
     def _gather(self) -> list[SessionView]:
         under_way = {chunk.session for batch in self._running for chunk in batch.plan.chunks}
-        views = (stream.view() for stream in self.roster if stream.id not in under_way)
-        return [view for view in views if view is not None]
+        views = (stream.view() for stream in self.roster)
+        return [
+            replace(view, busy=True) if view.session in under_way else view for view in views if view is not None
+        ]
 
     def _drop(self, plan: Plan) -> None:
         by_session: dict[tuple[str, str], list[int]] = {}

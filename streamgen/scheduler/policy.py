@@ -67,6 +67,8 @@ class SessionView:
     """No deadlines: it fills what the others leave idle."""
     alone: bool = False
     """It failed in company: run it by itself, so that it can harm no other."""
+    busy: bool = False
+    """A chunk of it runs now: the next one cannot, and is only thought of."""
 
 
 class Chunk(NamedTuple):
@@ -171,6 +173,8 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
         its = terms.get((view.shape, view.steps))
         if its is None:
             its = terms[view.shape, view.steps] = _terms(now, view, cost, capacity)
+        if view.busy:
+            continue
         length = _length(view, its)
         late = 0 if view.batch else _late(view, length, its)
         if late:
