@@ -36,8 +36,7 @@ LEAST_ERROR = 0.02
 SEEDING_ROUNDS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What the cost of a chunk's row depends on, beside its steps."""
 
     frames: int
@@ -259,4 +258,4 @@ def _work(times: StageTimes) -> dict[Stage, tuple[int, int, float]]:
 
 def _key(stage: Stage, shape: Shape) -> Key:
     """Denoising takes one latent frame whatever the chunk was, and whatever makes pictures of it."""
-    return (stage, replace(shape, frames=1, vae="full")) if stage == "denoise" else (stage, shape)
+    return (stage, shape._replace(frames=1, vae="full")) if stage == "denoise" else (stage, shape)

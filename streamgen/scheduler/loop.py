@@ -236,9 +236,7 @@ class Loop:
     def _gather(self) -> list[SessionView]:
         under_way = {chunk.session for batch in self._running for chunk in batch.plan.chunks}
         views = (stream.view() for stream in self.roster)
-        return [
-            replace(view, busy=True) if view.session in under_way else view for view in views if view is not None
-        ]
+        return [replace(view, busy=True) if view.session in under_way else view for view in views if view is not None]
 
     def _drop(self, plan: Plan) -> None:
         by_session: dict[tuple[str, str], list[int]] = {}

@@ -118,6 +118,8 @@ class _Terms(NamedTuple):
     """Of a chunk alone (s)."""
     end: float
     """Of a chunk alone that begins now (s)."""
+    full_end: float
+    """Of as many chunks as a batch holds (s)."""
 
 
 class _Ready(NamedTuple):
@@ -168,13 +170,9 @@ def plan(now: float, sessions: Sequence[SessionView], cost: CostModel, capacity:
     drops: list[Drop] = []
     ready: list[_Ready] = []
     wakes: list[float] = []
-    terms: dict[tuple[Shape, int], _Terms] = {}
-    for view in sessions:
-        its = terms.get((view.shape, view.steps))
-        if its is None:
-            its = terms[view.shape, view.steps] = _terms(now, view, cost, capacity)
-        if view.busy:
-            continue
+    terms = _all_terms(now, sessions, cost, capacity)
+    for view in [view for view in sessions if not view.busy]:
+        its = terms[view.shape, view.steps]
         length = _length(view, its)
         late = 0 if view.batch else _late(view, length, its)
         if late:
@@ -229,11 +227,21 @@ def _unfinished(view: SessionView, late: int, its: _Terms) -> _Ready:
     return _entry(view, view.held_due, view.held_due, 0, 0, its)
 
 
+def _all_terms(
+    now: float, sessions: Sequence[SessionView], cost: CostModel, capacity: Capacity
+) -> dict[tuple[Shape, int], _Terms]:
+    kinds = {(view.shape, view.steps): view for view in sessions}
+    return {kind: _terms(now, view, cost, capacity) for kind, view in kinds.items()}
+
+
 def _terms(now: float, view: SessionView, cost: CostModel, capacity: Capacity) -> _Terms:
     rates, steps = cost.rates(view.shape), view.steps
     service = careful(rates.sequential(steps), rates)
-    idle_end = capacity.ends(now, rates, 1, steps, steps)[2]
-    return _Terms(rates, service, idle_end + service - rates.sequential(steps) + HANDOVER_S)
+    most = capacity.max_batch
+    ends = [capacity.ends(now, rates, chunks, steps, chunks * steps)[2] for chunks in (1, most)]
+    margins = [MARGIN * rates.error * rates.batch(chunks, steps, chunks * steps) for chunks in (1, most)]
+    end, full_end = (end + margin + HANDOVER_S for end, margin in zip(ends, margins, strict=True))
+    return _Terms(rates, service, end, full_end)
 
 
 def _late(view: SessionView, length: int, its: _Terms) -> int:
@@ -241,13 +249,19 @@ def _late(view: SessionView, length: int, its: _Terms) -> int:
 
     Giving up late frames pays only where fresher ones can be in time. Where even a fresh chunk could not be (the budget
     is smaller than what filling and running a chunk takes), the newest chunk runs all the same, and counts as missed.
+
+    A session that loses frames anyway, and has more than a chunk of them, rather loses those that could not be in time
+    in a batch: in one more of its frames, or another's, are.
     """
     frames = view.frames
-    if not frames or frames[0].deadline >= its.end:
+    if not frames or frames[0].deadline >= its.full_end:
         return 0
     late = sum([frame.deadline < its.end for frame in frames])
-    if (length - 1) * view.interval + its.service + HANDOVER_S > view.budget:
-        late = min(late, max(0, len(frames) - length))
+    spare = len(frames) - length
+    if late < spare and view.lost > STEADY:
+        late = min(spare, sum([frame.deadline < its.full_end for frame in frames]))
+    elif (length - 1) * view.interval + its.service + HANDOVER_S > view.budget:
+        late = min(late, max(0, spare))
     return late
 
 

@@ -104,15 +104,18 @@ def test_no_chunk_runs_twice_or_out_of_order_and_the_device_is_not_overcommitted
 @few
 @given(st.sampled_from([1.0, 2.5]), seeds)
 def test_nobody_starves(load: float, seed: int) -> None:
-    """Every session gets results in time, and none far fewer than its share, whatever the load."""
+    """Every session gets results in time, and none far fewer than its share, whatever the load: in 20 s, of which some
+    are needed to find out who loses most, at least half of it.
+    """
     its = simulate(planned(CONTENDERS["deadline"], "jittery", load, 20.0, seed, SMALL))
-    assert its.fairness > 0.75
+    assert its.fairness > 0.5
 
 
 @few
 @given(loads, seeds)
 def test_a_frame_that_is_given_up_would_have_been_late(load: float, seed: int) -> None:
-    """Even if its chunk had run at once and alone. (That dropping raises no miss is no theorem beyond this: chunks are
+    """Even if its chunk had run at once and alone; or, for a session that loses frames anyway and has fresher ones in
+    its place, in a batch. (That dropping raises no miss is no theorem beyond this: chunks are
     not taken back once they run, so a frame more can mean another frame less. The next test has the sum.)
     """
     late = 0
@@ -125,9 +128,10 @@ def test_a_frame_that_is_given_up_would_have_been_late(load: float, seed: int) -
             view = views[drop.session]
             rates = cost.rates(view.shape)
             (deadline,) = [queued.deadline for queued in view.frames if queued.id == drop.frame]
-            end = capacity.ends(now, rates, 1, view.steps, view.steps)[2]
-            margin = policy.careful(rates.sequential(view.steps), rates) - rates.sequential(view.steps) + HANDOVER_S
-            assert deadline < end + margin + 1e-9
+            chunks = capacity.max_batch if view.lost > policy.STEADY else 1
+            load = chunks, view.steps, chunks * view.steps
+            margin = policy.MARGIN * rates.error * rates.batch(*load) + HANDOVER_S
+            assert deadline < capacity.ends(now, rates, *load)[2] + margin + 1e-9
             late += 1
         return plan
 
