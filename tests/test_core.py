@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -101,3 +102,12 @@ def test_a_first_chunk_has_its_own_length() -> None:
 def test_media_time_is_in_seconds() -> None:
     frame = Frame(0, 45000, Fraction(1, 90000), 0.0, 1.0, np.zeros((1, 1, 3), np.uint8))
     assert frame.media_time == 0.5
+
+
+def test_a_stream_state_grows_with_pixels_and_steps() -> None:
+    spec = replace(SPEC, bytes_per_session=100, bytes_per_step=50)  # at 320x192 and two steps
+    assert spec.states(Params()) == 1.0
+    assert spec.states(Params(steps=4)) == 2.0
+    assert spec.states(Params(steps=1)) == 0.5
+    assert spec.states(Params(width=640)) == 2.0
+    assert SPEC.states(Params(steps=4)) == 1.0

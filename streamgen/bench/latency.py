@@ -177,6 +177,7 @@ class _Visit:
             raise ConnectError(f"no result came back for {session.sent} frames")
         stats = await session.fetch_stats()
         self._look(stats)
+        self._log.held = max(0, len(self._log.sent) - session.sent)
         if admission.waiting:
             admission.reason = f"still in the queue after {self._arrival.seconds:g} s"
         return ServerCounts(stats.deadline_misses, stats.drops)

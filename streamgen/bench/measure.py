@@ -44,6 +44,8 @@ class Log:
     """When `open` was called (s, same clock as `started`)."""
     sent: list[float] = field(default_factory=list)
     """When each frame was drawn, by its counter."""
+    held: int = 0
+    """Frames that were drawn and not sent, as the session waited for room."""
     arrivals: list[float] = field(default_factory=list)
     """When each result had been decoded."""
     samples: list[Sample] = field(default_factory=list)
@@ -160,7 +162,8 @@ class Figures:
 def figures(log: Log, counts: ServerCounts) -> Figures:
     """The report of one session."""
     first, last = _growth(log.samples)
-    due = max(0, len(log.sent) - _dropped(counts.drops, NOT_DUE))
+    sent = len(log.sent) - log.held
+    due = max(0, sent - _dropped(counts.drops, NOT_DUE))
     misses = _misses(log, counts.drops)
     stages = _stages(log.stages)
     ended = max([*log.arrivals[-1:], *log.sent[-1:]], default=log.started)
@@ -170,7 +173,7 @@ def figures(log: Log, counts: ServerCounts) -> Figures:
         jitter_ms=_jitter(log.samples),
         fps_in=_rate(log.sent),
         fps_out=_fps_out(log),
-        frames_sent=len(log.sent),
+        frames_sent=sent,
         frames_received=len(log.arrivals),
         deadline_misses=counts.deadline_misses,
         drops=dict(counts.drops),

@@ -14,7 +14,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 26
 """Pixels around what is drawn, for the axes' labels."""
 MOST_POINTS = 500
 """Of a line; of more samples the median and the span of each of so many slices are drawn."""

@@ -90,6 +90,8 @@ class Governor:
 
     def _pressed(self, now: float, frames: int, missed: int) -> Governor:
         """Weighs the misses once there are frames enough to tell."""
+        if not self.levels:
+            return replace(self, at=now, frames=0, missed=0, pressure=1.0)
         frames, missed = self.frames + frames, self.missed + missed
         elapsed = 0.0 if self.at is None else now - self.at
         if frames < FEW:

@@ -117,7 +117,9 @@ class Roster:
         self._tell(now)
 
     def _set_rungs(self, now: float, cost: CostModel, capacity: Capacity) -> None:
-        tallies = [member.stream.tally() for member in self._members.values()]
+        tallies = sorted((member.stream.tally() for member in self._members.values()), key=lambda tally: tally[1])
+        if len(tallies) > 1:  # what one alone loses is its own affair: the device's want of time is shared by all
+            tallies.pop()
         before = self.governor.levels
         self.governor = self.governor.governed(
             now,

@@ -66,6 +66,30 @@ def test_pressure_waits_until_its_effect_shows_and_has_an_end() -> None:
     assert once.pressure == 1.0
 
 
+def test_few_frames_are_counted_on_until_they_tell() -> None:
+    governor = after(Governor(), "a", now=0.0)
+    for turn in range(8):  # eight frames each
+        governor = after(governor, "a", now=0.5 * turn, frames=8, missed=8)
+    assert governor.pressure > 1
+
+
+def test_a_device_without_sessions_is_trusted_anew() -> None:
+    governor = after(Governor(), "a", now=0.0)
+    governor = after(governor, "a", now=1.0, frames=100, missed=50)
+    governor = after(after(governor, now=2.0), now=2.5)
+    assert governor.pressure == 1.0
+
+
+def test_who_comes_and_goes_does_not_keep_the_others_down() -> None:
+    governor = after(Governor(), "a", "b", "c", now=0.0)
+    assert governor.levels["b"] == 1
+    for turn in range(20):
+        guest = replace(demand(f"guest{turn}"), batch=True)
+        crowd = [demand("a"), guest] if turn % 2 else [demand("a")]
+        governor = governor.governed(1.0 + turn, crowd, MODEL, DEVICE)
+    assert governor.levels["a"] == 0
+
+
 def test_one_to_whom_nothing_can_be_promised_takes_nothing_from_the_others() -> None:
     impossible = demand("fast", budget=0.04)
     governor = Governor().governed(0.0, [demand("a"), impossible], MODEL, DEVICE)

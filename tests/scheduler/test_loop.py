@@ -9,9 +9,9 @@ import pytest
 
 from pipelines.fake import FakePipeline, Fault, restyle
 from streamgen.core import Params
-from streamgen.engine import StageTimes
+from streamgen.engine import BatchDone, StageTimes
 from streamgen.metrics import Metrics
-from streamgen.scheduler.capacity import Capacity
+from streamgen.scheduler.capacity import IDLE, Capacity
 from streamgen.scheduler.cost import CostModel, Line, Shape
 from streamgen.scheduler.loop import Loop
 from streamgen.session import MAX_FAILURES, Session
@@ -198,6 +198,61 @@ async def test_stream_batches_give_every_result_later(stage: Callable[..., Stage
     assert session.stats().plan["mode"] == "stream_batch"
     session.close()
     assert settled(session)
+
+
+async def test_a_fault_of_another_in_a_stream_batch_is_held_against_nobody_else(stage: Callable[..., Stage]) -> None:
+    here = stage(cost=CostModel({("denoise", Shape(1, 64, 64)): Line(0.05, 0.0, 0.0)}))
+    steps = {"steps": 4, "slo_ms": 5000.0}
+    innocent, culprit = here.session("innocent", SMALL.updated(steps)), here.session("culprit", SMALL.updated(steps))
+    for turn in range(6):
+        if turn == 4:  # three chunks of each are held by now
+            culprit.update({"prompt": "bad"})
+        for session in (innocent, culprit):
+            feed(session, here.clock, 4)
+        await here.quiet()
+        await results(innocent)
+    assert not innocent.ended.is_set()
+    assert innocent.stats().drops.keys() <= {"restart"}
+    assert culprit.stats().drops["error"]
+    for _ in range(5):
+        feed(innocent, here.clock, 4)
+        await here.quiet()
+    assert await results(innocent)
+
+
+async def test_a_batch_that_fails_in_an_unforeseen_way_is_answered(stage: Callable[..., Stage]) -> None:
+    here = stage()
+    session = here.session("a")
+
+    async def broken(chunks: object) -> BatchDone:
+        raise ValueError("nobody thought of this")
+
+    working, here.engine.run = here.engine.run, broken  # type: ignore[method-assign]
+    feed(session, here.clock, 4)
+    await here.quiet()
+    assert session.stats().drops == {"error": 4}
+    here.engine.run = working  # type: ignore[method-assign]
+    feed(session, here.clock, 4)
+    await here.quiet()
+    assert len(await results(session)) == 4
+
+
+async def test_when_the_engine_will_be_free_follows_when_it_was(stage: Callable[..., Stage]) -> None:
+    """Two batches of 0.1 s: when the first takes 0.14 the second is expected 0.04 later, and no more."""
+    here = stage(cost=CostModel({("denoise", Shape(1, 64, 64)): Line(0.0, 0.05, 0.0)}))
+    one, two = here.session("a"), here.session("b")
+    here.engine.gate.clear()
+    feed(one, here.clock, 4)
+    await here.quiet()
+    here.clock.time += 0.1
+    feed(two, here.clock, 4)
+    await here.quiet()
+    assert here.loop.capacity.free[2] == pytest.approx(100.2)
+    here.clock.time += 0.04
+    here.engine.gate.set()
+    await here.quiet()
+    assert here.loop.capacity.free == IDLE
+    assert len(await results(two)) == 4
 
 
 async def test_an_engine_that_failed_for_good_ends_all_sessions(stage: Callable[..., Stage]) -> None:

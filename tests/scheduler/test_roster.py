@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from streamgen.errors import BusyError
+from streamgen.errors import BusyError, ParamsError
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.demand import Demand
 from streamgen.scheduler.governor import HOLD_S
@@ -158,6 +158,48 @@ def test_misses_of_the_members_reach_the_governor() -> None:
     crowd.now += 1
     crowd.govern()
     assert crowd.roster.governor.pressure > 1
+
+
+def test_what_one_session_loses_alone_lowers_nobody() -> None:
+    crowd = Crowd()
+    bursty, other = crowd.enter("a"), crowd.enter("b")
+    bursty.missed, other.missed = (100, 50), (100, 0)
+    crowd.now += 1
+    crowd.govern()
+    assert crowd.roster.governor.pressure == 1.0
+    other.missed = (100, 10)
+    crowd.now += 1
+    crowd.govern()
+    assert crowd.roster.governor.pressure > 1
+
+
+def test_asking_for_less_is_granted_even_where_promises_do_not_hold() -> None:
+    crowd = Crowd()
+    stream, *_ = [crowd.enter(name) for name in "abcd"]
+    slower = model(row=0.1)  # the device has become slower
+    check = crowd.roster.check
+    check(stream, demand("a", fps=8.0), slower, DEVICE)  # type: ignore[arg-type]
+    check(stream, demand("a", budget=2.0), slower, DEVICE)  # type: ignore[arg-type]
+    with pytest.raises(BusyError):
+        check(stream, demand("a", fps=30.0), slower, DEVICE)  # type: ignore[arg-type]
+
+
+def test_what_could_never_fit_into_memory_is_no_wish() -> None:
+    crowd, device = Crowd(), Capacity(memory=0.5)
+    with pytest.raises(ParamsError, match="memory"):
+        crowd.roster.enter(crowd.now, Told("a"), MODEL, device)  # type: ignore[arg-type]
+    assert (len(crowd.roster), crowd.roster.waiting) == (0, 0)
+
+
+def test_nobody_takes_the_whole_queue() -> None:
+    crowd = Crowd(max_waiting=4)
+    for name in "abcd":
+        crowd.enter(name)
+    for name in "ef":
+        crowd.enter(name, "greedy")
+    with pytest.raises(BusyError):
+        crowd.enter("g", "greedy")
+    assert crowd.enter("h", "modest").news[-1][:2] == ("waiting", 1) or crowd.roster.waiting == 3
 
 
 def test_batch_jobs_wait_behind_live_sessions() -> None:
