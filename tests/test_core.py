@@ -53,10 +53,9 @@ def test_defaults_fill_what_is_not_given() -> None:
     assert Params.parse({"prompt": "ink"}, Params(steps=4)) == Params(prompt="ink", steps=4)
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
+json_leaves = st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters())
+json_values = (
+    json_leaves | st.lists(json_leaves, max_size=3) | st.dictionaries(st.text(), st.lists(json_leaves), max_size=3)
 )
 
 
