@@ -13,11 +13,16 @@ from streamgen.scheduler.demand import Demand, Levels, shape_of
 USABLE = 0.9
 """Share of the device that promises may take."""
 
-ROOMY = 0.75
+ROOMY = 0.84
 """Rungs are climbed again only where promises would take no more than this share."""
 
 HOLD_S = 4.0
 """After any change rungs are not climbed for this long."""
+
+REGRET_S = 20.0
+"""A climb that is taken back within this time was a mistake: the next one waits twice as long, each time."""
+
+LONGEST_HOLD_S = 64.0
 
 MISSES = 0.02
 """Where more than this share of all frames is late although the model sees room, it sees too much of it."""
@@ -44,6 +49,10 @@ class Governor:
     """Costs are taken for so many times what the model says: it is fitted to the engine, and blind to the rest."""
     hopeless: frozenset[str] = frozenset()
     """Sessions to whom nothing can be promised, not even on an idle device: they run last, at their last rung."""
+    hold: float = HOLD_S
+    """After a change rungs are not climbed for this long now (s)."""
+    climbed: float = float("-inf")
+    """When one was climbed last (s)."""
     changed: float = float("-inf")
     """When a rung or the set of sessions last changed (s)."""
     pressed: float = float("-inf")
@@ -69,8 +78,15 @@ class Governor:
         promised = [demand for demand in demands if demand.session not in pressed.hopeless and not demand.batch]
         rest = {demand.session: 0 if demand.batch else len(demand.rungs) - 1 for demand in demands}
         levels = {**rest, **_rungs(pressed, now, promised, cost, capacity)}
-        moved = any(levels[session] != rung for session, rung in self.levels.items() if session in levels)
-        return replace(pressed, levels=levels, changed=now if moved else self.changed)
+        moves = [levels[session] - rung for session, rung in self.levels.items() if session in levels]
+        up, down = any(move < 0 for move in moves), any(move > 0 for move in moves)
+        hold = self.hold
+        if down and now - self.climbed < REGRET_S:
+            hold = min(LONGEST_HOLD_S, 2 * hold)
+        elif self.changed == self.climbed and now - self.climbed > REGRET_S:
+            hold = HOLD_S
+        changed, climbed = now if up or down else self.changed, now if up else self.climbed
+        return replace(pressed, levels=levels, changed=changed, climbed=climbed, hold=hold)
 
     def admits(self, newcomer: Demand, demands: Sequence[Demand], cost: CostModel, capacity: Capacity) -> bool:
         """Whether all promises, the newcomer's too, hold at some rung that each allows, and its state fits.
@@ -115,7 +131,7 @@ def _rungs(governor: Governor, now: float, promised: Sequence[Demand], cost: Cos
     if not demand_.fits(demand_.tasks(at, cost, capacity, governor.pressure), USABLE):
         best = demand_.levels(promised, cost, capacity, USABLE, governor.pressure) or demand_.lowest(promised)
         return {session: max(rung, present[session]) for session, rung in best.items()}
-    if now - governor.changed < HOLD_S:
+    if now - governor.changed < governor.hold:
         return present
     better = demand_.levels(promised, cost, capacity, ROOMY, governor.pressure)
     return better if better is not None and sum(better.values()) < sum(present.values()) else present

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,17 +30,40 @@ def test_under_load_rungs_go_down_at_once() -> None:
 
 
 def test_rungs_are_climbed_again_only_after_a_while() -> None:
-    governor = after(Governor(), "a", "b", "c", now=0.0)
-    governor = after(governor, "a", "b", now=10.0)
+    governor = after(Governor(), "a", "b", now=0.0)
+    governor = after(governor, "a", "b", "c", now=10.0)
+    governor = after(governor, "a", "b", now=10.0 + HOLD_S / 2)
     assert governor.levels == {"a": 0, "b": 1}
-    assert after(governor, "a", "b", now=10.0 + HOLD_S / 2).levels == {"a": 0, "b": 1}
+    assert after(governor, "a", "b", now=10.0 + HOLD_S).levels == {"a": 0, "b": 0}
+
+
+def test_a_climb_that_was_a_mistake_is_tried_again_later_and_later() -> None:
+    """Costs that look lower whenever rungs are low, as they do where something else is wrong."""
+    governor, now, climbs = after(Governor(), "a", now=0.0, cost=model(row=0.2)), 0.0, list[float]()
+    while now < 200.0:
+        now += 0.5
+        before = governor.levels["a"]
+        governor = after(governor, "a", now=now, cost=model(row=0.05 if before else 0.2))
+        if governor.levels["a"] < before:
+            climbs.append(now)
+    waits = [b - a for a, b in pairwise(climbs)]
+    assert waits == sorted(waits)
+    assert waits[-1] > 10 * HOLD_S
+    calm = governor
+    for turn in range(200):
+        calm = after(calm, "a", now=now + turn)
+    assert calm.hold == HOLD_S
+
+
+NEARLY = model(row=0.054)  # two sessions of two steps take 0.864 of the device
 
 
 def test_what_would_nearly_be_too_much_is_not_climbed_to() -> None:
-    governor = after(Governor(), "a", "b", "c", now=0.0)
-    governor = after(governor, "a", "b", now=10.0)
-    later = after(governor, "a", "b", now=20.0)
-    assert later.levels == {"a": 0, "b": 1}  # two at two steps are 0.8 of the device: they stay, but are not climbed to
+    assert after(Governor(), "a", "b", now=0.0, cost=NEARLY).levels == {"a": 0, "b": 0}
+    governor = after(Governor(), "a", "b", "c", now=0.0, cost=NEARLY)
+    governor = after(governor, "a", "b", now=10.0, cost=NEARLY)
+    later = after(governor, "a", "b", now=20.0, cost=NEARLY)
+    assert later.levels["b"] == 1
     assert after(later, "a", now=30.0).levels == {"a": 0}
     alone = after(after(later, "b", now=30.0), "b", now=40.0)
     assert alone.levels == {"b": 0}
