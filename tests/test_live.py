@@ -41,7 +41,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    command = [sys.executable, "-m", "streamgen.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "streamgen.cli", "serve", "--port", "0", "--grace-s", "5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = (line.strip() for line in process.stdout)
