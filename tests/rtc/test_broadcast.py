@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from typing import Any
 
 import av
 import numpy as np
@@ -100,12 +101,14 @@ async def test_it_waits_for_results_and_ends_with_the_session() -> None:
             await waiting
 
 
-async def test_what_a_reset_took_back_is_not_sent() -> None:
+async def test_what_a_reset_took_back_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     async with shown() as (session, broadcast, clock):
         viewer = screen(broadcast)
+        encoded, encode = list[Any](), broadcast._encode
+        monkeypatch.setattr(broadcast, "_encode", lambda *args: encoded.append(encode(*args)) or encoded[-1])
         chunk(session, clock, 50)
         await viewer.level()
-        await asyncio.sleep(0.02)  # the second is encoded by now, and waits for its time
+        await until(lambda: len(encoded) == 2)  # the second waits for its time now
         session.reset()
         chunk(session, clock, 200)
         assert abs(await viewer.level() - 200) < 3
