@@ -6,11 +6,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 from aiortc import MediaStreamTrack, RTCPeerConnection
@@ -155,7 +155,7 @@ class Session:
             session = cls(api, peer, source, track, answer, options)
             await session._start(answer.sdp)
         except BaseException:
-            await _release(api, peer, answer.id if answer else None)
+            await _to_the_end(_release(api, peer, answer.id if answer else None))
             raise
         return session
 
@@ -382,6 +382,16 @@ async def _release(api: Api, peer: Peer, session: str | None) -> None:
         logger.debug("session %s could not be ended by request: %s", session, error)
     finally:
         await peer.close()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for `work`, which is done to its end even where the waiting is cancelled."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _give_back(track: SourceTrack, source: Source) -> None:
