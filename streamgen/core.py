@@ -103,6 +103,11 @@ class Params:
         """Those of LOWERED that may not be lowered."""
         return frozenset(filter(None, self.keep.split(",")))
 
+    @property
+    def made_for(self) -> tuple[int, int, str]:
+        """What a stream state is made for: with another size or VAE another is needed."""
+        return self.width, self.height, self.vae
+
     def as_dict(self) -> dict[str, str | int | float | bool]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 

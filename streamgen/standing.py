@@ -63,7 +63,7 @@ class Standing:
 
     def _run(self) -> bool:
         before, self.running = self.running, at(self.params, self.rungs[self.rung])
-        return _state_of(before) != _state_of(self.running)
+        return before.made_for != self.running.made_for
 
     def _demand(self, params: Params, rungs: tuple[Rung, ...]) -> Demand:
         return Demand(
@@ -74,8 +74,3 @@ class Standing:
             batch=params.priority == "batch",
             memory=self._spec.states(params),
         )
-
-
-def _state_of(params: Params) -> tuple[int, int, str]:
-    """What a stream state is made for."""
-    return params.width, params.height, params.vae

@@ -176,7 +176,7 @@ class Streams(Generic[S]):
             stream = item.stream = self._streams.get(chunk.session)
         if chunk.flushes:
             return stream is not None and bool(stream.flight)
-        if stream is not None and (chunk.first or _made_for(params) != _made_for(stream.params)):
+        if stream is not None and (chunk.first or params.made_for != stream.params.made_for):
             answers += self._drop(item)
             stream = None
         if stream is None:
@@ -276,8 +276,3 @@ def _stamped(picture: Pixels, strip: Pixels | None) -> Pixels:
     result = picture.copy()
     result[:, :STAMP_ROWS] = strip
     return result
-
-
-def _made_for(params: Params) -> tuple[int, int, str]:
-    """What a stream state is made for: with another size or VAE another is needed."""
-    return params.width, params.height, params.vae

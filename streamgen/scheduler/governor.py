@@ -110,11 +110,10 @@ class Governor:
             return replace(self, at=now, frames=0, missed=0, pressure=1.0)
         frames, missed = self.frames + frames, self.missed + missed
         elapsed = 0.0 if self.at is None else now - self.at
+        relaxed = max(1.0, self.pressure * RELAXES_PER_S**elapsed)
         if frames < FEW:
-            relaxed = max(1.0, self.pressure * RELAXES_PER_S**elapsed)
             return replace(self, at=now, frames=frames, missed=missed, pressure=relaxed)
         if missed <= MISSES * frames:
-            relaxed = max(1.0, self.pressure * RELAXES_PER_S**elapsed)
             return replace(self, at=now, frames=0, missed=0, pressure=relaxed)
         if now - self.pressed < SETTLES_S:
             return replace(self, at=now, frames=0, missed=0)
