@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any, Generic, Protocol, TypeVar
@@ -205,6 +205,10 @@ class PipelineSpec:
     """Streams of the default size and steps that the device's memory holds; None where that is no bound."""
     bytes_per_step: int = 0
     """By how much a stream state of the default size grows with each step."""
+    stages: int = 1
+    """Devices that a chunk goes through, one behind the other: they work on as many chunks at once."""
+    flight: int = 1
+    """Most chunks of one stream that may be on their way at once; above 1 the pipeline is a Flow."""
 
     def check(self, params: Params) -> None:
         """Raises ParamsError where this pipeline cannot run `params`."""
@@ -303,4 +307,40 @@ class Pipeline(Protocol[S]):
 
     def close(self, state: S) -> None:
         """Gives back what the state holds on the device. Closing twice is harmless."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What became of chunks that flowed together, and the work that this was (s; waiting is in none of it)."""
+
+    pictures: Sequence[Pixels | Exception]
+    """Of each chunk, in their order: (T, H, W, 3) with T as sent, or why there are none."""
+    sigmas: Sequence[float]
+    """Of each chunk: as Row.sigma; 0 where it did not come so far."""
+    encode: float
+    denoise: float
+    """All steps, all stages."""
+    decode: float
+    calls: int
+    """Of denoising, by the whole model."""
+    rows: int
+    """In all these calls together."""
+
+
+class Flow(Pipeline[S], Protocol[S]):
+    """A pipeline over several devices, one behind the other, that keeps them all at work: chunks flow through it.
+
+    A stream may have spec.flight chunks under way, which arrive in their order. Chunks of different streams may
+    overtake each other. `open`, `update`, `send` and `close` come from one thread; encode, denoise and decode are there
+    as well, and each waits for its result.
+    """
+
+    def send(self, chunks: Sequence[tuple[S, Pixels]], arrived: Callable[[Arrived], None]) -> None:
+        """Sends chunks (as for `encode`, at most one of each state) on their way, as one batch.
+
+        Returns when their frames have been read. `arrived` is called once, in a thread of the pipeline's, when all of
+        them are done or have failed. After a failure its stream is of no use: `close` it. A stream that is closed with
+        chunks under way: they arrive, with or without pictures. Raises DeviceLostError where the flow has ended.
+        """
         ...

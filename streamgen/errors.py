@@ -114,6 +114,12 @@ class EngineError(StreamgenError):
     code = "engine_failed"
 
 
+class DeviceLostError(EngineError):
+    """One of several devices that work together is gone, and with it the streams on all of them."""
+
+    code = "device_lost"
+
+
 class WorkerDiedError(EngineError):
     """The worker process ended (or hung and was ended); the supervisor starts another."""
 
