@@ -20,7 +20,7 @@ What is computed from positions on the host is uploaded once per pass; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -33,22 +33,30 @@ from pipelines.causal_wan.sinks import Frames, Sinks, enlarged
 
 
 class RollingKVCache:
-    """Keys and values of every layer for all streams of one picture size. Slots are added as streams come."""
+    """Keys and values of a DiT's layers for all streams of one picture size. Slots are added as streams come."""
 
     def __init__(
-        self, dit: DiTGeometry, geometry: CacheGeometry, grid: tuple[int, int], device: torch.device, dtype: torch.dtype
+        self,
+        dit: DiTGeometry,
+        geometry: CacheGeometry,
+        grid: tuple[int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        layers: Iterable[int] | None = None,
     ) -> None:
-        """grid: rows and columns of tokens of a latent frame."""
+        """grid: rows and columns of tokens of a latent frame; layers: those that are kept here, all of them if None."""
+        kept = range(dit.layers) if layers is None else list(layers)
         self.geometry = geometry
         self.grid = grid
         self.device = device
         table = dtype if device.type == "cpu" else torch.float32  # CPUs are slow at mixed formats
         self.rotations = FrameRotations(RoPE(dit.rope_pairs, device), grid, table)
-        self.sinks = Sinks(dit, geometry, grid, self.rotations, device, dtype)
-        place = (0, geometry.window, grid[0] * grid[1], dit.heads, dit.head_dim)
-        self.keys = [torch.zeros(place, device=device, dtype=dtype) for _ in range(dit.layers)]
+        self.sinks = Sinks(dit, geometry, grid, self.rotations, device, dtype, kept)
+        self._dtype, self._place = dtype, (geometry.window, grid[0] * grid[1], dit.heads, dit.head_dim)
+        place = (0, *self._place)
+        self.keys = {layer: torch.zeros(place, device=device, dtype=dtype) for layer in kept}
         """Per layer (slots, window, tokens, heads, D)."""
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.values = {layer: torch.zeros_like(keys) for layer, keys in self.keys.items()}
         self._seen: list[int] = []
         self._free: list[int] = []
 
@@ -69,7 +77,7 @@ class RollingKVCache:
 
     def copy(self, slot: int, to: int) -> None:
         """Makes slot `to` hold what `slot` holds."""
-        for pool in (*self.keys, *self.values):
+        for pool in (*self.keys.values(), *self.values.values()):
             pool[to] = pool[slot]
         self.sinks.copy(slot, to)
         self._seen[to] = self._seen[slot]
@@ -80,7 +88,7 @@ class RollingKVCache:
         if slots <= old:
             return
         for pools in (self.keys, self.values):
-            for layer, pool in enumerate(pools):
+            for layer, pool in pools.items():
                 pools[layer] = enlarged(pool, slots)
         self.sinks.enlarge(slots)
         self._seen += [0] * (slots - old)
@@ -97,7 +105,28 @@ class RollingKVCache:
     @property
     def bytes(self) -> int:
         """Device memory of the pool."""
-        return sum(pool.nbytes for pool in (*self.keys, *self.values)) + self.sinks.bytes
+        pools = (*self.keys.values(), *self.values.values())
+        return sum(pool.nbytes for pool in pools) + self.sinks.bytes
+
+    def layer(self, layer: int) -> list[Tensor]:
+        """All that is kept of a layer, for `adopt` on another device."""
+        return [self.keys[layer], self.values[layer], *self.sinks.layer(layer)]
+
+    def empty_layer(self) -> list[Tensor]:
+        """Room for what `layer` would give of a layer that is not kept here."""
+        place = (self.slots, *self._place)
+        pools = [torch.empty(place, device=self.device, dtype=self._dtype) for _ in range(2)]
+        return pools + self.sinks.empty_layer(self.slots)
+
+    def adopt(self, layer: int, kept: Sequence[Tensor]) -> None:
+        """Keeps a layer, as another cache of as many slots kept it."""
+        self.keys[layer], self.values[layer], *rest = kept
+        self.sinks.adopt(layer, rest)
+
+    def drop_layer(self, layer: int) -> None:
+        """A layer is kept elsewhere from now on."""
+        del self.keys[layer], self.values[layer]
+        self.sinks.drop_layer(layer)
 
     def seen(self, slot: int) -> int:
         """Latent frames that the slot has seen."""

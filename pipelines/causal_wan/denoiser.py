@@ -13,11 +13,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pipelines.causal_wan.cache import CacheStep, RollingKVCache
+from pipelines.causal_wan.cache import RollingKVCache
 from pipelines.causal_wan.device import upload
-from pipelines.causal_wan.dit import CausalWanModel, TextContext, TimeContexts, join_contexts
+from pipelines.causal_wan.dit import CausalWanModel, TextContext, TimeContext, TimeContexts, join_contexts
 from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
-from pipelines.causal_wan.sampler import Sampler, add_noise, clean_from, draw_noise
+from pipelines.causal_wan.sampler import Level, Sampler, add_noise, clean_from, draw_noise
+
+MakeCache = Callable[[tuple[int, int]], RollingKVCache]
+"""A cache for latent frames of a grid of tokens."""
 
 Draw = Callable[[tuple[int, ...], int, int, torch.device, torch.dtype, int], Tensor]
 """Standard normal noise of (shape, seed, step, device, dtype, chunk)."""
@@ -36,6 +39,8 @@ class LatentStream:
     """Kept noise, by step."""
     chunks: int = 0
     """Begun so far."""
+    leader: int | None = None
+    """The chunk that led, where the caches start alike."""
     closed: bool = False
 
     def reseed(self, seed: int) -> None:
@@ -49,6 +54,8 @@ class LatentRow:
     """A chunk's latent frames on their way through the steps."""
 
     stream: LatentStream
+    context: TextContext
+    """What the DiT is told of the chunk's prompt, in all its steps."""
     latent: Tensor
     """(1, C, frames, h, w): noised before the last step, clean after it."""
     condition: Tensor
@@ -66,6 +73,22 @@ class LatentRow:
         return self.step >= self.steps
 
 
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Rows that go through the DiT together."""
+
+    rows: list[LatentRow]
+    """In the order of their slots: neighbours need no copy to be attended to."""
+    order: list[int]
+    """Where each of them was in what `begin` was given."""
+    slots: list[int]
+    again: list[bool]
+    """Of which rows the cache has the frames already, of an earlier step."""
+    frames: int
+    """Latent frames of a row, counted in patches."""
+    levels: list[Level]
+
+
 class Denoiser:
     """A DiT with its sampler and its caches, one for each picture size in use."""
 
@@ -77,8 +100,11 @@ class Denoiser:
         device: torch.device,
         dtype: torch.dtype,
         draw: Draw = draw_noise,
+        make_cache: MakeCache | None = None,
     ) -> None:
-        self._dit, self._geometry = dit, cache
+        """make_cache: RollingKVCache itself if None."""
+        self._dit, self.geometry = dit, cache
+        self._make_cache = make_cache or self._whole_cache
         self.sampler = Sampler(sampler)
         self._device, self._dtype, self._draw = device, dtype, draw
         self._times = TimeContexts(dit, device)
@@ -87,7 +113,7 @@ class Denoiser:
     def open(self, grid: tuple[int, int], context: TextContext, seed: int) -> LatentStream:
         """A stream of latent frames of grid (rows, columns) tokens under a prompt (CausalWanModel.context)."""
         if grid not in self._caches:
-            self._caches[grid] = RollingKVCache(self._dit.geometry, self._geometry, grid, self._device, self._dtype)
+            self._caches[grid] = self._make_cache(grid)
         return LatentStream(self._caches[grid], context, seed)
 
     def close(self, stream: LatentStream) -> None:
@@ -106,9 +132,7 @@ class Denoiser:
 
     def start(self, stream: LatentStream, clean: Tensor, steps: int, noise: float) -> LatentRow:
         """The next latent frames (1, C, frames, h, w) of a stream, noised to `noise` (0..1) for the first step."""
-        if stream.slots and self._geometry.start == "last":
-            self._spread(stream, steps)
-        row = LatentRow(stream, clean, clean, 0, steps, noise, stream.chunks)
+        row = LatentRow(stream, stream.context, clean, clean, 0, steps, noise, stream.chunks)
         stream.chunks += 1
         return replace(row, latent=self._noised(row, clean))
 
@@ -118,41 +142,71 @@ class Denoiser:
         All rows are of one size, and of different streams or, where each step has its own cache, different steps.
         """
         result: list[LatentRow] = list(rows)
-        leading = [i for i, row in enumerate(rows) if not row.stream.slots and self._geometry.start == "last"]
+        leading = [i for i, row in enumerate(rows) if self.leads(row)]
         others = [i for i in range(len(rows)) if i not in leading]
         if others:
-            self._advance(result, others, leading=False)
+            self._advance(result, others)
         while left := [i for i in leading if not result[i].done]:
-            self._advance(result, left, leading=True)
-        for i in leading:
-            self._spread(rows[i].stream, rows[i].steps)
+            self._advance(result, left)
         return result
 
-    def _advance(self, rows: list[LatentRow], at: list[int], *, leading: bool) -> None:
+    def leads(self, row: LatentRow) -> bool:
+        """Whether all steps of the row go through one slot, before any other chunk of its stream."""
+        stream = row.stream
+        return self.geometry.start == "last" and (not stream.slots or stream.leader == row.chunk)
+
+    def begin(self, rows: Sequence[LatentRow]) -> Pass:
+        """Gives rows, all of which lead or none, their places for their next step."""
+        for row in rows:
+            if self.leads(row):
+                row.stream.leader = row.chunk
+            elif row.step == 0 and self.geometry.start == "last":
+                self._spread(row.stream, row.steps)
+        slots = [self._slot(row.stream, 0 if self.leads(row) else row.step) for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: slots[i])
+        batch = [rows[i] for i in order]
+        again = [row.step > 0 and (self.leads(row) or self.geometry.memory != "own") for row in batch]
+        levels = [self.sampler.level(row.step, row.steps, row.noise) for row in batch]
+        frames = batch[0].latent.shape[2] // self._dit.geometry.patch[0]
+        return Pass(batch, order, [slots[i] for i in order], again, frames, levels)
+
+    def inputs(self, passing: Pass) -> tuple[Tensor, Tensor | None, TimeContext]:
+        """Latents, conditions and noise levels, as the DiT takes them."""
+        rows = passing.rows
+        condition = torch.cat([row.condition for row in rows]) if self._dit.geometry.cond_channels else None
+        return torch.cat([row.latent for row in rows]), condition, self._times([lv.time for lv in passing.levels])
+
+    def placed(self, passing: Pass) -> None:
+        """The caches have, or will have, the pass's frames before anything that comes after it."""
+        for row in passing.rows:
+            if self.leads(row) and row.step + 1 == row.steps:
+                self._spread(row.stream, row.steps)
+
+    def finish(self, passing: Pass, prediction: Tensor) -> list[LatentRow]:
+        """The pass's rows, in their order, one step further by the DiT's prediction (rows, C, frames, h, w)."""
+        kind, sigma = self._dit.geometry.prediction, self._levels([level.sigma for level in passing.levels])
+        latent = torch.cat([row.latent for row in passing.rows])
+        condition = torch.cat([row.condition for row in passing.rows]) if kind == "residual" else None
+        results = []
+        for row, clean in zip(
+            passing.rows, clean_from(prediction, latent, condition, sigma, kind).split(1), strict=True
+        ):
+            further = replace(row, step=row.step + 1)
+            results.append(replace(further, latent=clean if further.done else self._noised(further, clean)))
+        return results
+
+    def _advance(self, rows: list[LatentRow], at: list[int]) -> None:
         """Replaces the rows at indices `at` by what they are one step later."""
-        slots = {i: self._slot(rows[i].stream, 0 if leading else rows[i].step) for i in at}
-        at = sorted(at, key=lambda i: slots[i])  # neighbouring slots need no copy
-        batch = [rows[i] for i in at]
-        again = [row.step > 0 and (leading or self._geometry.memory != "own") for row in batch]
-        cache = batch[0].stream.cache.begin([slots[i] for i in at], again, self._frames(batch[0]))
-        for i, clean in zip(at, self._clean(batch, cache), strict=True):
-            row = replace(rows[i], step=rows[i].step + 1)
-            rows[i] = replace(row, latent=clean if row.done else self._noised(row, clean))
+        passing = self.begin([rows[i] for i in at])
+        cache = passing.rows[0].stream.cache.begin(passing.slots, passing.again, passing.frames)
+        context = join_contexts([row.context for row in passing.rows])
+        prediction = self._dit(*self.inputs(passing), context, cache)
+        self.placed(passing)
+        for place, row in zip(passing.order, self.finish(passing, prediction), strict=True):
+            rows[at[place]] = row
 
-    def _clean(self, rows: list[LatentRow], cache: CacheStep) -> Sequence[Tensor]:
-        """The clean latents that one forward pass predicts."""
-        geometry = self._dit.geometry
-        levels = [self.sampler.level(row.step, row.steps, row.noise) for row in rows]
-        latent = torch.cat([row.latent for row in rows])
-        condition = torch.cat([row.condition for row in rows]) if geometry.cond_channels else None
-        times = self._times([level.time for level in levels])
-        context = join_contexts([row.stream.context for row in rows])
-        out = self._dit(latent, condition, times, context, cache)
-        sigma = self._levels([level.sigma for level in levels])
-        return clean_from(out, latent, condition, sigma, geometry.prediction).split(1)
-
-    def _frames(self, row: LatentRow) -> int:
-        return row.latent.shape[2] // self._dit.geometry.patch[0]
+    def _whole_cache(self, grid: tuple[int, int]) -> RollingKVCache:
+        return RollingKVCache(self._dit.geometry, self.geometry, grid, self._device, self._dtype)
 
     def _noised(self, row: LatentRow, clean: Tensor) -> Tensor:
         """`clean`, noised for the row's next step."""
@@ -173,14 +227,14 @@ class Denoiser:
         """The slot of a step."""
         if stream.closed:
             raise ValueError("the stream is closed")
-        at = step if self._geometry.memory == "own" else 0
+        at = step if self.geometry.memory == "own" else 0
         while len(stream.slots) <= at:
             stream.slots.append(stream.cache.take())
         return stream.slots[at]
 
     def _spread(self, stream: LatentStream, steps: int) -> None:
         """Slots for so many steps, those that are new like the last one."""
-        while len(stream.slots) < self._geometry.slots(steps):
+        while len(stream.slots) < self.geometry.slots(steps):
             slot = stream.cache.take()
             stream.cache.copy(stream.slots[-1], slot)
             stream.slots.append(slot)

@@ -23,9 +23,12 @@ from pipelines.causal_wan.rope import Rotation
 KINDS = 64
 """Most graphs of a compiled half of a block."""
 
-TextContext = list[tuple[Tensor, Tensor, Tensor | None]]
-"""Cross-attention keys and values of a prompt, per layer: (rows, tokens, heads, D) each; and what is added to the
+LayerContext = tuple[Tensor, Tensor, Tensor | None]
+"""Cross-attention keys and values of a prompt in a layer: (rows, tokens, heads, D) each; and what is added to the
 scores of its tokens (rows or 1, 1, 1, tokens), None for nothing (see condensed)."""
+
+TextContext = list[LayerContext]
+"""Of a prompt, layer after layer."""
 
 TimeContext = tuple[Tensor, Tensor]
 """What the layers need to know of the noise level: its embedding (rows, dim) and modulation (rows, 6, dim)."""
@@ -177,8 +180,11 @@ class CausalWanModel(nn.Module):
 
         weights: added to the scores of the tokens, (rows or 1, 1, 1, tokens).
         """
-        embedded = self.text_embedding(text)
-        return [(*block.cross_attention.context(embedded), weights) for block in self._blocks()]
+        return self.layers_context(range(self.geometry.layers), self.text_embedding(text), weights)
+
+    def layers_context(self, layers: Sequence[int], embedded: Tensor, weights: Tensor | None) -> TextContext:
+        """The same for these layers alone, of text that has gone through `text_embedding`."""
+        return [(*self._block(layer).cross_attention.context(embedded), weights) for layer in layers]
 
     def times(self, sigma: Tensor) -> TimeContext:
         """What the layers need of noise levels (rows,) in 0..1."""
@@ -194,25 +200,38 @@ class CausalWanModel(nn.Module):
         latent: (rows, C, frames, h, w), noised to level sigma; condition: (rows, cond_channels, frames, h, w) or None;
         sigma: (rows,) in 0..1, or from `times`; context: from `context`; returns (rows, C, frames, h, w).
         """
-        x = latent if condition is None else torch.cat([latent, condition], dim=1)
-        x = self.patch_embedding(x)
-        grid = x.shape[2:]
-        x = x.flatten(2).transpose(1, 2).contiguous()
+        x, grid = self.embed(latent, condition)
         time, modulation = self.times(sigma) if isinstance(sigma, Tensor) else sigma
+        x = self.through(range(self.geometry.layers), x, modulation, context, cache)
+        return self.predict(x, time, grid)
+
+    def embed(self, latent: Tensor, condition: Tensor | None) -> tuple[Tensor, torch.Size]:
+        """Latent frames, as for `forward`, to tokens (rows, tokens, dim) and their grid (frames, rows, columns)."""
+        x = self.patch_embedding(latent if condition is None else torch.cat([latent, condition], dim=1))
+        return x.flatten(2).transpose(1, 2).contiguous(), x.shape[2:]
+
+    def through(
+        self, layers: Sequence[int], x: Tensor, modulation: Tensor, context: TextContext, cache: Cache
+    ) -> Tensor:
+        """Tokens (rows, tokens, dim) through these layers; modulation (rows, 6, dim); context: of these layers."""
         cos, sin = cache.rotation.cos, cache.rotation.sin
-        for layer, block in enumerate(self._blocks()):
+        for layer, told in zip(layers, context, strict=True):
+            block = self._block(layer)
             q, k, v = self._before(block, x, modulation, cos, sin)
             keys, values = cache.extend(layer, k, v)
-            x = self._after(block, x, self._attend(q, keys, values, cache.mask), modulation, context[layer])
-        return self._unpatchify(self.head(x, time), grid)
+            x = self._after(block, x, self._attend(q, keys, values, cache.mask), modulation, told)
+        return x
 
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
-
-    def _unpatchify(self, x: Tensor, grid: torch.Size) -> Tensor:
-        """(rows, tokens, patch * C), channels last within a patch as in Wan, to (rows, C, frames, h, w)."""
-        x = x.unflatten(1, grid).unflatten(-1, (*self.geometry.patch, -1))
+    def predict(self, x: Tensor, time: Tensor, grid: Sequence[int]) -> Tensor:
+        """Tokens that went through all layers to what `forward` returns; time (rows, dim)."""
+        x = self.head(x, time).unflatten(1, grid).unflatten(-1, (*self.geometry.patch, -1))
+        # channels are last within a patch, as in Wan
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def _block(self, layer: int) -> Block:
+        block = self.blocks[layer]
+        assert isinstance(block, Block)
+        return block
 
 
 class TimeContexts:

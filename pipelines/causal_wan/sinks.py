@@ -56,15 +56,18 @@ class Sinks:
         rotations: FrameRotations,
         device: torch.device,
         dtype: torch.dtype,
+        kept: Sequence[int],
     ) -> None:
+        """kept: the layers that are kept here."""
         g = self.geometry = geometry
         self.rotations, self.device = rotations, device
-        entries, layers = g.sinks + 1, range(dit.layers)
+        entries = g.sinks + 1
         tokens, turning = grid[0] * grid[1], 2 * rotations.time_pairs
-        zero = (0, entries, tokens, dit.heads, turning) if g.held else (0, 0)
-        means = (0, entries, 2, dit.heads, dit.head_dim) if g.adaptive else (0, 0)
-        self.zero = [torch.zeros(zero, device=device, dtype=dtype) for _ in layers]
-        self.means = [torch.zeros(means, device=device) for _ in layers]
+        self._dtype = dtype
+        self._zero = (entries, tokens, dit.heads, turning) if g.held else (0,)
+        self._means = (entries, 2, dit.heads, dit.head_dim) if g.adaptive else (0,)
+        self.zero = {layer: torch.zeros((0, *self._zero), device=device, dtype=dtype) for layer in kept}
+        self.means = {layer: torch.zeros((0, *self._means), device=device) for layer in kept}
         self.born = torch.zeros((dit.layers, 0, entries), device=device, dtype=torch.long)
         self.turns = torch.zeros((dit.layers, 0), device=device, dtype=torch.long)
         """How often the ring has moved on since it was full."""
@@ -73,11 +76,12 @@ class Sinks:
 
     @property
     def bytes(self) -> int:
-        return sum(x.nbytes for x in (*self.zero, *self.means, self.born, self.turns, self.current))
+        per_layer = (*self.zero.values(), *self.means.values())
+        return sum(x.nbytes for x in (*per_layer, self.born, self.turns, self.current))
 
     def enlarge(self, slots: int) -> None:
         for states in (self.zero, self.means):
-            for layer, state in enumerate(states):
+            for layer, state in states.items():
                 states[layer] = enlarged(state, slots)
         self.born, self.turns, self.current = (enlarged(x, slots, 1) for x in (self.born, self.turns, self.current))
 
@@ -87,10 +91,32 @@ class Sinks:
         self.current[:, slot] = -1
 
     def copy(self, slot: int, to: int) -> None:
-        for state in (*self.zero, *self.means):
+        for state in (*self.zero.values(), *self.means.values()):
             state[to] = state[slot]
         for index in (self.born, self.turns, self.current):
             index[:, to] = index[:, slot]
+
+    def layer(self, layer: int) -> list[Tensor]:
+        """As RollingKVCache.layer, of the sinks."""
+        numbers = [self.born[layer].flatten(), self.turns[layer], self.current[layer]]
+        return [self.zero[layer], self.means[layer], torch.cat(numbers)]
+
+    def empty_layer(self, slots: int) -> list[Tensor]:
+        """As RollingKVCache.empty_layer."""
+        zero = torch.empty((slots, *self._zero), device=self.device, dtype=self._dtype)
+        means = torch.empty((slots, *self._means), device=self.device)
+        return [zero, means, torch.empty(slots * (self.geometry.sinks + 3), device=self.device, dtype=torch.long)]
+
+    def adopt(self, layer: int, kept: Sequence[Tensor]) -> None:
+        """As RollingKVCache.adopt."""
+        self.zero[layer], self.means[layer], numbers = kept
+        slots = self.turns.shape[1]
+        born, self.turns[layer], self.current[layer] = numbers.split([numbers.numel() - 2 * slots, slots, slots])
+        self.born[layer] = born.view(slots, -1)
+
+    def drop_layer(self, layer: int) -> None:
+        """As RollingKVCache.drop_layer."""
+        del self.zero[layer], self.means[layer]
 
     def begin(self, frames: Frames, places: list[int], rows: slice | Tensor) -> SinkStep | None:
         """What there is to do in a pass over these frames, which belong at `places` of the slots in `rows`."""

@@ -243,8 +243,8 @@ def test_neighbouring_slots_are_attended_to_without_a_copy() -> None:
         rows = torch.cat([frame_of(i), frame_of(i + 50)])
         for layer in range(DIT.layers):
             keys, values = step.extend(layer, step.rotation(rows), rows)
-    assert keys.data_ptr() == cache.keys[-1].data_ptr()
-    assert values.data_ptr() == cache.values[-1].data_ptr()
+    assert keys.data_ptr() == cache.keys[DIT.layers - 1].data_ptr()
+    assert values.data_ptr() == cache.values[DIT.layers - 1].data_ptr()
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,5 @@
 import torch
+from torch import Tensor, nn
 
 from pipelines.causal_wan.cache import RollingKVCache
 from pipelines.causal_wan.dit import CausalWanModel, sinusoid
@@ -62,12 +63,19 @@ def test_rows_in_one_batch_get_what_they_get_alone() -> None:
 
 
 def test_patches_go_back_where_they_came_from() -> None:
-    """With an identity in place of the layers, unpatchify undoes the patch embedding."""
+    """With an identity in place of the head, predicting undoes the patch embedding."""
+
+    class Same(nn.Module):
+        def forward(self, x: Tensor, time: Tensor) -> Tensor:
+            del time
+            return x
+
     model, _ = fresh()
+    model.head = Same()
     x = latent(3)
     tokens = x.unfold(3, 2, 2).unfold(4, 2, 2)  # 1, 8, 1, 3, 2, 2, 2: rows and columns of patches, then within
     patches = tokens.permute(0, 2, 3, 4, 5, 6, 1).reshape(1, 6, 2 * 2 * 8)
-    torch.testing.assert_close(model._unpatchify(patches, torch.Size((1, 3, 2))), x)
+    torch.testing.assert_close(model.predict(patches, torch.zeros(1), (1, 3, 2)), x)
 
 
 def test_sinusoid_is_cosines_then_sines() -> None:
