@@ -15,8 +15,9 @@ from pipelines.causal_wan.condensed import condensed
 from pipelines.causal_wan.denoiser import Denoiser, LatentRow, LatentStream
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import DiTGeometry
+from pipelines.causal_wan.intake import Rules, StreamState
 from pipelines.causal_wan.parts import Codec
-from pipelines.causal_wan.pipeline import CausalWanPipeline, Models, Rules, StreamState
+from pipelines.causal_wan.pipeline import CausalWanPipeline, Models
 from pipelines.causal_wan.taehv import TaehvCodec
 from pipelines.streaming import StreamBatch, finish, sequential
 from streamgen.core import Params, PipelineSpec, Pixels

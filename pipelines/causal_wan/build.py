@@ -21,13 +21,14 @@ from pipelines.causal_wan.compiling import compile_hindrance
 from pipelines.causal_wan.device import choose_device, choose_dtype, describe_device, states_that_fit
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
+from pipelines.causal_wan.intake import SPACE, Rules
 from pipelines.causal_wan.lora import LoRA, load_lora
 from pipelines.causal_wan.memory import memory_of
 from pipelines.causal_wan.memory_format import lay_out_channels_last
 from pipelines.causal_wan.noise import NoiseGeometry
 from pipelines.causal_wan.paired_codec import MeasuredCodec, PairedCodec
 from pipelines.causal_wan.parts import Codec
-from pipelines.causal_wan.pipeline import SPACE, CausalWanPipeline, Models, Rules
+from pipelines.causal_wan.pipeline import CausalWanPipeline, Models
 from pipelines.causal_wan.taehv import TaehvCodec
 from pipelines.causal_wan.tensorfile import open_tensors
 from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder

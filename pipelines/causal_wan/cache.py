@@ -31,6 +31,9 @@ from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
 from pipelines.causal_wan.rope import FrameRotations, RoPE
 from pipelines.causal_wan.sinks import Frames, Sinks, enlarged
 
+LAYER_TENSORS = 5
+"""How many tensors `RollingKVCache.layer` gives."""
+
 
 class RollingKVCache:
     """Keys and values of a DiT's layers for all streams of one picture size. Slots are added as streams come."""

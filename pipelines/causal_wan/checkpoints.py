@@ -25,6 +25,7 @@ from pipelines.causal_wan import weights
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import DiTGeometry
 from pipelines.causal_wan.layouts import from_wan
+from pipelines.causal_wan.part import Part
 from pipelines.causal_wan.tensorfile import Shape, TensorFile, open_tensors
 from streamgen.errors import WeightsError
 
@@ -78,24 +79,34 @@ class OnDevice(Mapping[str, Tensor]):
 
 
 def load_dit(
-    model: CausalWanModel, path: Path, device: torch.device, dtype: torch.dtype, part: str | None = None
+    model: CausalWanModel,
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    part: str | None = None,
+    *,
+    kept: Part | None = None,
 ) -> Layout:
     """Fills `model` (best made on torch's meta device) with the checkpoint at `path`; the layout it was found in.
 
     part: which part of a training checkpoint to take, such as generator_ema; the first of PARTS that is there if None.
+    kept: which part of the model to fill; all of it if None.
     Raises WeightsError, naming the file and its tensors, for anything missing, unknown or of another shape.
     """
     file = unwrapped(open_tensors(path), part)
     layout, geometry = layout_of(file), model.geometry
+    kept = kept or Part.whole(geometry)
     if layout == "streamgen":
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         weights.check_fit(file.name, file.shapes, expected)
-        weights.fill(model, OnDevice(file, device, dtype))
+        read = OnDevice(file, device, dtype)
+        weights.fill(model, {name: read[name] for name in expected if kept.keeps(name)}, kept.keeps)
         return layout
     shapes = wan_shapes(geometry)
     names = {name: to_diffusers(name) if layout == "diffusers" else name for name in shapes}
     weights.check_fit(file.name, file.shapes, {names[name]: shape for name, shape in shapes.items()})
-    weights.fill(model, from_wan(OnDevice(file.renamed(names), device, dtype), geometry))
+    ours = from_wan(OnDevice(file.renamed(names), device, dtype), geometry, kept.layers)
+    weights.fill(model, {name: tensor for name, tensor in ours.items() if kept.keeps(name)}, kept.keeps)
     return layout
 
 

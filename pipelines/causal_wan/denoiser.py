@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipelines.causal_wan.cache import RollingKVCache
 from pipelines.causal_wan.device import upload
-from pipelines.causal_wan.dit import CausalWanModel, TextContext, TimeContext, TimeContexts, join_contexts
+from pipelines.causal_wan.dit import CausalWanModel, TimeContext, TimeContexts, join_contexts
 from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
 from pipelines.causal_wan.sampler import Level, Sampler, add_noise, clean_from, draw_noise
 
@@ -31,7 +32,8 @@ class LatentStream:
     """What the DiT keeps of one stream."""
 
     cache: RollingKVCache
-    context: TextContext
+    context: Any
+    """What the DiT is told of the prompt: a TextContext, or what a ring knows it by."""
     seed: int
     slots: list[int] = field(default_factory=list)
     """KV slots, of the steps in order or of all steps."""
@@ -54,7 +56,7 @@ class LatentRow:
     """A chunk's latent frames on their way through the steps."""
 
     stream: LatentStream
-    context: TextContext
+    context: Any
     """What the DiT is told of the chunk's prompt, in all its steps."""
     latent: Tensor
     """(1, C, frames, h, w): noised before the last step, clean after it."""
@@ -103,14 +105,14 @@ class Denoiser:
         make_cache: MakeCache | None = None,
     ) -> None:
         """make_cache: RollingKVCache itself if None."""
-        self._dit, self.geometry = dit, cache
+        self.dit, self.geometry = dit, cache
         self._make_cache = make_cache or self._whole_cache
         self.sampler = Sampler(sampler)
         self._device, self._dtype, self._draw = device, dtype, draw
         self._times = TimeContexts(dit, device)
         self._caches: dict[tuple[int, int], RollingKVCache] = {}
 
-    def open(self, grid: tuple[int, int], context: TextContext, seed: int) -> LatentStream:
+    def open(self, grid: tuple[int, int], context: Any, seed: int) -> LatentStream:
         """A stream of latent frames of grid (rows, columns) tokens under a prompt (CausalWanModel.context)."""
         if grid not in self._caches:
             self._caches[grid] = self._make_cache(grid)
@@ -167,13 +169,13 @@ class Denoiser:
         batch = [rows[i] for i in order]
         again = [row.step > 0 and (self.leads(row) or self.geometry.memory != "own") for row in batch]
         levels = [self.sampler.level(row.step, row.steps, row.noise) for row in batch]
-        frames = batch[0].latent.shape[2] // self._dit.geometry.patch[0]
+        frames = batch[0].latent.shape[2] // self.dit.geometry.patch[0]
         return Pass(batch, order, [slots[i] for i in order], again, frames, levels)
 
     def inputs(self, passing: Pass) -> tuple[Tensor, Tensor | None, TimeContext]:
         """Latents, conditions and noise levels, as the DiT takes them."""
         rows = passing.rows
-        condition = torch.cat([row.condition for row in rows]) if self._dit.geometry.cond_channels else None
+        condition = torch.cat([row.condition for row in rows]) if self.dit.geometry.cond_channels else None
         return torch.cat([row.latent for row in rows]), condition, self._times([lv.time for lv in passing.levels])
 
     def placed(self, passing: Pass) -> None:
@@ -184,7 +186,7 @@ class Denoiser:
 
     def finish(self, passing: Pass, prediction: Tensor) -> list[LatentRow]:
         """The pass's rows, in their order, one step further by the DiT's prediction (rows, C, frames, h, w)."""
-        kind, sigma = self._dit.geometry.prediction, self._levels([level.sigma for level in passing.levels])
+        kind, sigma = self.dit.geometry.prediction, self._levels([level.sigma for level in passing.levels])
         latent = torch.cat([row.latent for row in passing.rows])
         condition = torch.cat([row.condition for row in passing.rows]) if kind == "residual" else None
         results = []
@@ -200,13 +202,13 @@ class Denoiser:
         passing = self.begin([rows[i] for i in at])
         cache = passing.rows[0].stream.cache.begin(passing.slots, passing.again, passing.frames)
         context = join_contexts([row.context for row in passing.rows])
-        prediction = self._dit(*self.inputs(passing), context, cache)
+        prediction = self.dit(*self.inputs(passing), context, cache)
         self.placed(passing)
         for place, row in zip(passing.order, self.finish(passing, prediction), strict=True):
             rows[at[place]] = row
 
     def _whole_cache(self, grid: tuple[int, int]) -> RollingKVCache:
-        return RollingKVCache(self._dit.geometry, self.geometry, grid, self._device, self._dtype)
+        return RollingKVCache(self.dit.geometry, self.geometry, grid, self._device, self._dtype)
 
     def _noised(self, row: LatentRow, clean: Tensor) -> Tensor:
         """`clean`, noised for the row's next step."""

@@ -7,7 +7,7 @@ itself does not see the difference. Everything is linear in the tensors, so diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,14 +34,18 @@ _IN_BLOCK = {
 }
 
 
-def from_wan(state: Mapping[str, Tensor], geometry: DiTGeometry) -> dict[str, Tensor]:
+def from_wan(
+    state: Mapping[str, Tensor], geometry: DiTGeometry, layers: Sequence[int] | None = None
+) -> dict[str, Tensor]:
     """The tensors of our CausalWanModel from those of Wan's, each of which is asked for once.
+
+    layers: of which blocks; of all of them if None.
 
     Raises KeyError for one that is missing; whether they fit the geometry is for the caller to see to before.
     """
     ours = {f"{new}.{kind}": state[f"{old}.{kind}"] for old, new in _OUTSIDE.items() for kind in ("weight", "bias")}
     ours["head.modulation"] = state["head.modulation"].squeeze(0)
-    for layer in range(geometry.layers):
+    for layer in range(geometry.layers) if layers is None else layers:
         ours |= _block(state, f"blocks.{layer}.", geometry)
     return ours
 

@@ -205,6 +205,8 @@ class MergedLoRAs:
         changed = set()
         for name, change in self._sums():
             parameter = parameters[name]
+            if parameter.is_meta:
+                continue  # another device has it
             original = self._originals.setdefault(name, parameter.detach().to("cpu", copy=True))
             parameter.copy_(original.to(parameter.device, torch.float32) + change)
             changed.add(name)

@@ -5,45 +5,27 @@ Read top to bottom it is the way of a chunk: `encode`, `denoise` once per step, 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.causal_wan.denoiser import Denoiser, LatentRow, LatentStream
-from pipelines.causal_wan.dit import CausalWanModel
-from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
+from pipelines.causal_wan.denoiser import Denoiser, LatentRow
+from pipelines.causal_wan.dit import CausalWanModel, TextContext
+from pipelines.causal_wan.geometry import DiTGeometry
+from pipelines.causal_wan.grouping import grouped
+from pipelines.causal_wan.intake import Intake, Rules, StreamState, codecs_by_name
 from pipelines.causal_wan.lora import LoRA, MergedLoRAs
-from pipelines.causal_wan.noise import NoiseController, NoiseGeometry
 from pipelines.causal_wan.parts import Codec, TextEncoder
-from pipelines.causal_wan.prompt import StreamPrompt
+from pipelines.causal_wan.prompt import Prompts
 from streamgen.core import Params, PipelineSpec, Pixels, Row
-from streamgen.errors import ParamsError
-
-SPACE = 8
-"""Pixels of a latent, in both directions."""
 
 FULL_STRENGTH = 0.5
 """With conditioning channels: from this noise on the style is applied in full; below, the result moves to the source
 in proportion. Without, it is the noise itself that keeps or loses the source."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is configured beside the sizes of the models."""
-
-    cache: CacheGeometry
-    sampler: SamplerGeometry
-    noise: NoiseGeometry
-    blend_chunks: int = 2
-    """Chunks over which one prompt crosses over into the next."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +40,9 @@ class Models:
     light_codec: Codec | None = None
     """A lighter codec of the same latents, for streams whose `vae` is light."""
 
-
-@dataclass(eq=False)
-class StreamState:
-    """What one stream holds on the device."""
-
-    params: Params
-    prompt: StreamPrompt
-    latents: LatentStream
-    codec: Any
-    """What the codec carries from chunk to chunk."""
-    noise: NoiseController
-    first: bool = True
+    def prompts(self, blend_chunks: int) -> Prompts[TextContext]:
+        """For the DiT on this device."""
+        return Prompts(self.text, self.dit.context, blend_chunks, self.text_executor)
 
 
 class CausalWanPipeline:
@@ -81,12 +54,12 @@ class CausalWanPipeline:
     def __init__(
         self, spec: PipelineSpec, models: Models, rules: Rules, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self._spec, self._models, self._rules = spec, models, rules
-        self._device, self._dtype = device, dtype
-        self._codecs = _codecs(models, spec)
+        self._spec, self._models = spec, models
+        self._codecs = codecs_by_name(models.codec, models.light_codec, spec)
         self._denoiser = Denoiser(models.dit, rules.cache, rules.sampler, device, dtype)
+        prompts = models.prompts(rules.blend_chunks)
+        self._intake = Intake(spec, self._codecs, prompts, self._denoiser, rules, device, dtype)
         self._loras = MergedLoRAs(models.dit)
-        self._open: set[StreamState] = set()
 
     @property
     def spec(self) -> PipelineSpec:
@@ -94,60 +67,29 @@ class CausalWanPipeline:
 
     @torch.inference_mode()
     def open(self, params: Params) -> StreamState:
-        self._check(params)
-        models, patch = self._models, self._models.dit.geometry.patch
-        grid = (params.height // SPACE // patch[1], params.width // SPACE // patch[2])
-        prompt = StreamPrompt(
-            params.prompt, models.text, models.dit, self._rules.blend_chunks, models.text_executor
-        )  # fmt: skip
-        latents = self._denoiser.open(grid, prompt.next(), params.seed)
-        codec = self._codecs[params.vae].open()
-        state = StreamState(params, prompt, latents, codec, NoiseController(self._rules.noise))
-        self._open.add(state)
-        return state
+        return self._intake.open(params)
 
     @torch.inference_mode()
     def update(self, state: StreamState, params: Params) -> None:
-        self._check(params)
-        for name in ("width", "height", "vae"):
-            if getattr(params, name) != getattr(state.params, name):
-                raise ParamsError(name, "cannot change within a stream; open a new state")
-        if params.prompt != state.params.prompt:
-            state.prompt.turn(params.prompt)
-        state.latents.reseed(params.seed)
-        state.params = params
+        self._intake.update(state, params)
 
     @torch.inference_mode()
     def encode(self, chunks: Sequence[tuple[StreamState, Pixels]]) -> list[Row[StreamState]]:
-        full = [(state, self._full(state, frames)) for state, frames in chunks]
-        latents = _grouped(
-            full,
-            lambda chunk: (chunk[1].shape, chunk[0].params.vae),
-            lambda at: self._encode_group([full[i] for i in at]),
-        )
-        return [self._row(state, frames, latent) for (state, frames), latent in zip(chunks, latents, strict=True)]
+        return self._intake.encode(chunks)
 
     @torch.inference_mode()
     def denoise(self, rows: Sequence[Row[StreamState]]) -> list[Row[StreamState]]:
-        if any(row.done for row in rows):
-            raise ValueError("a row that is done cannot be denoised further")
-        latents: list[LatentRow] = _grouped(
-            rows, _size_of, lambda at: self._denoiser.step([rows[i].latent for i in at])
-        )  # fmt: skip
+        check_undone(rows)
+        latents: list[LatentRow] = grouped(rows, size_of, lambda at: self._denoiser.step([rows[i].latent for i in at]))
         return [replace(row, latent=latent, step=latent.step) for row, latent in zip(rows, latents, strict=True)]
 
     @torch.inference_mode()
     def decode(self, rows: Sequence[Row[StreamState]]) -> list[Pixels]:
-        pictures: list[Pixels] = _grouped(
-            rows,
-            lambda row: (_size_of(row), row.leading, row.state.params.vae),
-            lambda at: self._decode_group([rows[i] for i in at]),
-        )
+        pictures: list[Pixels] = grouped(rows, decodes_with, lambda at: self._decode_group([rows[i] for i in at]))
         return [picture[: row.frames] for picture, row in zip(pictures, rows, strict=True)]
 
     def close(self, state: StreamState) -> None:
-        self._open.discard(state)
-        self._denoiser.close(state.latents)
+        self._intake.close(state)
 
     @property
     def loras(self) -> Mapping[str, float]:
@@ -172,87 +114,40 @@ class CausalWanPipeline:
     def _weights_changed(self) -> None:
         """Forgets what was computed with the weights as they were, but for the keys and values of past frames."""
         self._denoiser.weights_changed()
-        for state in self._open:
+        for state in self._intake.streams:
             state.prompt.weights_changed()
-
-    def _check(self, params: Params) -> None:
-        self._spec.check(params)
-        most = self._denoiser.sampler.most_steps
-        if most is not None and params.steps > most:
-            raise ParamsError("steps", f"this preset takes at most {most}, not {params.steps}")
-
-    def _full(self, state: StreamState, frames: Pixels) -> Pixels:
-        """A whole chunk: one frame where the stream begins, else four; copies of its last frame fill up a short one."""
-        whole = self._spec.frames_wanted(state.first)
-        if not 0 < len(frames) <= whole:
-            raise ParamsError("frames", f"this chunk has from 1 to {whole} frames, not {len(frames)}")
-        expected = (state.params.height, state.params.width, 3)
-        if frames.shape[1:] != expected:
-            raise ParamsError("frames", f"are {frames.shape[1:]} instead of {expected}")
-        return np.concatenate([frames, np.repeat(frames[-1:], whole - len(frames), axis=0)])
-
-    def _encode_group(self, chunks: Sequence[tuple[StreamState, Pixels]]) -> Iterable[Tensor]:
-        """Whole chunks of one shape, of streams with the same codec."""
-        frames = torch.from_numpy(np.stack([frames for _, frames in chunks])).to(self._device).permute(0, 1, 4, 2, 3)
-        codec = self._codecs[chunks[0][0].params.vae]
-        return codec.encode([state.codec for state, _ in chunks], frames.float() / 127.5 - 1.0).split(1)
-
-    def _row(self, state: StreamState, frames: Pixels, clean: Tensor) -> Row[StreamState]:
-        params = state.params
-        seen = frames if self._rules.noise.space == "pixels" else clean[0].transpose(0, 1).float().cpu().numpy()
-        sigma = state.noise.next(seen, params.noise)
-        state.latents.context = state.prompt.next()
-        first, state.first = state.first, False
-        return Row(
-            state=state,
-            latent=self._denoiser.start(state.latents, clean.to(self._dtype), params.steps, sigma),
-            condition=clean,
-            step=0,
-            steps=params.steps,
-            sigma=sigma,
-            frames=len(frames),
-            leading=first,
-        )
 
     def _decode_group(self, rows: list[Row[StreamState]]) -> Iterable[Pixels]:
         """Rows of one size and age, of streams with the same codec."""
-        latents = torch.cat([self._result(row.latent) for row in rows])
+        latents = torch.cat([result_of(row, self._models.dit.geometry) for row in rows])
         codec = self._codecs[rows[0].state.params.vae]
-        frames = codec.decode([row.state.codec for row in rows], latents)
-        pictures = (frames.float() * 127.5 + 128.0).clamp_(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)
-        return [np.ascontiguousarray(picture) for picture in pictures.cpu().numpy()]
-
-    def _result(self, row: LatentRow) -> Tensor:
-        strength = min(row.noise / FULL_STRENGTH, 1.0) if self._models.dit.geometry.cond_channels else 1.0
-        return row.latent if strength == 1.0 else torch.lerp(row.condition, row.latent, strength)
+        frames = to_pictures(codec.decode([row.state.codec for row in rows], latents))
+        return [np.ascontiguousarray(picture) for picture in frames.cpu().numpy()]
 
 
-def _codecs(models: Models, spec: PipelineSpec) -> Mapping[str, Codec]:
-    """By what `Params.vae` calls them. Raises ValueError."""
-    full, light = models.codec, models.light_codec
-    if spec.light_vae != (light is not None):
-        there = "no" if light is None else "a"
-        raise ValueError(f"the spec says light_vae={spec.light_vae}, and there is {there} light codec")
-    if light is None:
-        return {"full": full}
-    if light.latent_channels != full.latent_channels:
-        channels = f"{full.latent_channels} and {light.latent_channels}"
-        raise ValueError(f"a full and a light codec of other latents cannot serve one DiT: {channels} channels")
-    return {"full": full, "light": light}
+def check_undone(rows: Sequence[Row[StreamState]]) -> None:
+    """Raises ValueError where a row is done."""
+    if any(row.done for row in rows):
+        raise ValueError("a row that is done cannot be denoised further")
 
 
-def _size_of(row: Row[StreamState]) -> object:
+def size_of(row: Row[StreamState]) -> object:
     """Rows of the same share a pass."""
     return row.latent.latent.shape
 
 
-def _grouped(items: Sequence[T], key: Callable[[T], object], run: Callable[[list[int]], Iterable[Any]]) -> list[Any]:
-    """Calls `run` with the indices of the items of each key, and puts its results in the order of the items."""
-    groups: defaultdict[object, list[int]] = defaultdict(list)
-    for i, item in enumerate(items):
-        groups[key(item)].append(i)
-    results: list[Any] = [None] * len(items)
-    for at in groups.values():
-        for i, result in zip(at, run(at), strict=True):
-            results[i] = result
-    return results
+def decodes_with(row: Row[StreamState]) -> object:
+    """Rows of the same are decoded together."""
+    return size_of(row), row.leading, row.state.params.vae
+
+
+def result_of(row: Row[StreamState], geometry: DiTGeometry) -> Tensor:
+    """The latent frame (1, C, 1, h, w) that is shown of a row that is done."""
+    done: LatentRow = row.latent
+    strength = min(done.noise / FULL_STRENGTH, 1.0) if geometry.cond_channels else 1.0
+    return done.latent if strength == 1.0 else torch.lerp(done.condition, done.latent, strength)
+
+
+def to_pictures(frames: Tensor) -> Tensor:
+    """Frames (B, T, 3, H, W), about -1..1, as pictures (B, T, H, W, 3), uint8."""
+    return (frames.float() * 127.5 + 128.0).clamp_(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)

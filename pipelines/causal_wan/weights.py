@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,10 +16,16 @@ _SHOWN = 5
 _CPU = torch.device("cpu")
 
 
-def load(model: nn.Module, path: Path) -> dict[str, str]:
+def all_of_them(name: str) -> bool:
+    """Every tensor is wanted."""
+    del name
+    return True
+
+
+def load(model: nn.Module, path: Path, wanted: Callable[[str], bool] = all_of_them) -> dict[str, str]:
     """Fills `model` from a file of its own names, on the CPU, in the model's format. Returns the file's metadata.
 
-    Raises WeightsError.
+    wanted: of which tensors, by name; the others stay as they are. Raises WeightsError.
     """
     if not path.is_file():
         raise WeightsError(
@@ -27,16 +33,19 @@ def load(model: nn.Module, path: Path) -> dict[str, str]:
         )
     file, expected = open_tensors(path), model.state_dict()
     check_fit(file.name, file.shapes, {name: tuple(tensor.shape) for name, tensor in expected.items()})
-    fill(model, {name: file.read(name, _CPU, tensor.dtype) for name, tensor in expected.items()})
+    kept = {name: tensor.dtype for name, tensor in expected.items() if wanted(name)}
+    fill(model, {name: file.read(name, _CPU, dtype) for name, dtype in kept.items()}, wanted)
     return dict(file.metadata)
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Makes `tensors`, one for every parameter and buffer, the model's own; nothing is copied.
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], wanted: Callable[[str], bool] = all_of_them) -> None:
+    """Makes `tensors`, one for every parameter and buffer that is wanted, the model's own; nothing is copied.
 
-    The model may be on torch's meta device: it is then where its tensors are.
+    The model may be on torch's meta device: it is then where its tensors are, and what is not wanted stays there.
     """
-    model.load_state_dict(tensors, strict=True, assign=True)
+    expected = {name for name in model.state_dict() if wanted(name)}
+    assert tensors.keys() == expected, f"tensors for another part: {sorted(tensors.keys() ^ expected)[:3]}"
+    model.load_state_dict(dict(tensors), strict=False, assign=True)
     model.requires_grad_(False)
 
 

@@ -7,8 +7,9 @@ import torch
 from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
+from pipelines.causal_wan.intake import Rules
 from pipelines.causal_wan.noise import NoiseGeometry
-from pipelines.causal_wan.pipeline import CausalWanPipeline, Models, Rules
+from pipelines.causal_wan.pipeline import CausalWanPipeline, Models
 from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
 from streamgen.core import Params, PipelineSpec
 

@@ -40,7 +40,7 @@ def denoiser_of(dit: DiTGeometry, cache: CacheGeometry, sampler: SamplerGeometry
 
 def opened(denoiser: Denoiser, number: int) -> LatentStream:
     text = torch.randn(1, DIT.text_len, DIT.text_dim, generator=torch.Generator().manual_seed(number))
-    return denoiser.open(GRID, denoiser._dit.context(text), number)
+    return denoiser.open(GRID, denoiser.dit.context(text), number)
 
 
 def clean(stream: int, chunk: int) -> Tensor:
@@ -220,7 +220,7 @@ def test_a_step_is_one_graph_that_is_compiled_once(
     stream, got = opened(denoiser, 0), []
     for chunk in range(14):
         if chunk == 5:
-            denoiser._dit.compile(backend="eager", fullgraph=True, dynamic=False)
+            denoiser.dit.compile(backend="eager", fullgraph=True, dynamic=False)
         with torch._dynamo.config.patch(error_on_recompile=chunk > 5):
             got += finished(denoiser, [denoiser.start(stream, clean(0, chunk), 1, 0.75)])
     assert all(close(a, b) for a, b in zip(got, want, strict=True))

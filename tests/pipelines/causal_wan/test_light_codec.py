@@ -13,7 +13,8 @@ import torch
 from pipelines.causal_wan import build as building
 from pipelines.causal_wan import taehv, wan_vae
 from pipelines.causal_wan.build import build_wan
-from pipelines.causal_wan.pipeline import CausalWanPipeline, StreamState
+from pipelines.causal_wan.intake import StreamState
+from pipelines.causal_wan.pipeline import CausalWanPipeline
 from pipelines.causal_wan.tensorfile import TensorFile, open_tensors
 from pipelines.registry import Choices, Preset
 from pipelines.streaming import sequential

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder, TinyCodec
-from pipelines.causal_wan.pipeline import CausalWanPipeline, StreamState
+from pipelines.causal_wan.intake import StreamState
+from pipelines.causal_wan.pipeline import CausalWanPipeline
 from pipelines.streaming import StreamBatch, sequential
 from streamgen.core import Params, Pixels
 from streamgen.errors import ParamsError
@@ -195,7 +196,7 @@ def test_codecs_and_spec_agree() -> None:
 
     def made(like: CausalWanPipeline, **light: Any) -> CausalWanPipeline:
         models = replace(like._models, **light)
-        return CausalWanPipeline(like.spec, models, like._rules, torch.device("cpu"), torch.float32)
+        return CausalWanPipeline(like.spec, models, like._intake._rules, torch.device("cpu"), torch.float32)
 
     with pytest.raises(ValueError, match="light_vae=True, and there is no light codec"):
         made(pipeline, light_codec=None)

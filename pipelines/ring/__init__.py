@@ -1,0 +1,1 @@
+"""A DiT over several devices: a ring of ranks, each with some of the blocks."""

@@ -1,0 +1,376 @@
+"""The first rank's thread: rows enter the ring here, and come back here after every step.
+
+It has the device to itself, and does in this order of precedence:
+
+    what came back      predictions become latents, which take their next step or leave; pictures are handed over
+    rows                that have steps behind them: what is nearly done is finished first
+    tasks               of other threads: opening and closing streams, encoding chunks
+    rows                that are new
+
+A second thread waits for what comes back, one more for the reports of each other rank.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from pipelines.causal_wan.denoiser import LatentRow
+from pipelines.ring.balance import Balancer
+from pipelines.ring.contexts import Contexts
+from pipelines.ring.denoising import RingDenoiser
+from pipelines.ring.entrance import Entrance, Traveller
+from pipelines.ring.group import Group, Incoming
+from pipelines.ring.microbatch import MicroBatch
+from pipelines.ring.moving import carry_out
+from pipelines.ring.operations import CloseDecoder, Decode, Move, Report, Stop
+from pipelines.ring.packing import packed, result_shape, returned, status
+from pipelines.ring.rank import REPORT_S
+from pipelines.ring.stage import Stage
+from pipelines.ring.tail import picture_shape
+from pipelines.ring.times import RingTimes
+from streamgen.errors import DeviceLostError, EngineError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Back = Callable[[Tensor | Exception], None]
+"""Gets what came back, or why nothing did."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sent:
+    """Something that will come back."""
+
+    incoming: Incoming
+    back: Back
+
+
+@dataclass(slots=True, eq=False)
+class Journey:
+    """A chunk that takes all its steps: as it is now, and who wants to know how it ends."""
+
+    row: LatentRow
+    done: Callable[[LatentRow | Exception], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """Work for the first rank's thread."""
+
+    run: Callable[[], None]
+    abort: Callable[[Exception], None]
+
+
+class Head:
+    """Sends passes and latents round the ring.
+
+    After a rank was lost everything raises DeviceLostError, and everything under way comes to that.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        stage: Stage,
+        denoiser: RingDenoiser,
+        contexts: Contexts,
+        balancer: Balancer,
+        entrance: Entrance[Journey],
+    ) -> None:
+        self.times = RingTimes(group.size)
+        """What work takes, rank by rank."""
+        self.balancer = balancer
+        self._group, self._stage, self._denoiser, self._contexts = group, stage, denoiser, contexts
+        self._entrance = entrance
+        self._microbatch = MicroBatch()
+        self._limit = group.size + 1
+        self._under_way = 0
+        self._failures: dict[int, str] = {}
+        self._lost: DeviceLostError | None = None
+        self._stopping = False
+        self._reported = time.monotonic()
+        self._news = threading.Condition()
+        """For what follows."""
+        self._arrived: deque[tuple[_Sent, Tensor]] = deque()
+        self._reports: deque[Report] = deque()
+        self._tasks: deque[_Task] = deque()
+        self._expected: queue.SimpleQueue[_Sent | None] = queue.SimpleQueue()
+        self._outstanding: deque[_Sent] = deque()
+        waiting = [threading.Thread(target=self._wait_for_results, name="ring-results", daemon=True)]
+        waiting += [
+            threading.Thread(target=self._wait_for_reports, args=(rank,), name=f"ring-reports-{rank}", daemon=True)
+            for rank in range(1, group.size)
+        ]
+        self._thread = threading.Thread(target=self._work, name="ring-head", daemon=True)
+        for thread in (*waiting, self._thread):
+            thread.start()
+
+    def do(self, task: Callable[[], T]) -> T:
+        """Runs `task` on the first rank's thread; its result, or what it raises. For other threads."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(task())
+            except DeviceLostError as error:
+                done.set_exception(error)
+                raise
+            except Exception as error:  # noqa: BLE001 - it is raised where the task came from
+                done.set_exception(error)
+
+        with self._news:
+            if self._lost is not None or self._stopping:
+                raise self._lost or DeviceLostError("the ring was stopped")
+            self._tasks.append(_Task(run, done.set_exception))
+            self._news.notify()
+        return done.result()
+
+    def wait_for(self, start: Callable[[Callable[[list[T | Exception]], None]], None]) -> list[T]:
+        """What comes back of something that `start`, a task, sends round, or raises. For other threads."""
+        came: Future[list[T | Exception]] = Future()
+        self.do(lambda: start(came.set_result))
+        results: list[T] = []
+        for result in came.result():
+            if isinstance(result, Exception):
+                raise result
+            results.append(result)
+        return results
+
+    def stop(self) -> None:
+        """Ends all ranks, after what is under way. Calling it twice is harmless. For other threads."""
+        with self._news:
+            self._stopping = True
+            self._news.notify()
+        self._thread.join()
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether every row has a pass to itself."""
+        return self._microbatch.most(2) == 1
+
+    def come(self, traveller: Traveller[Journey]) -> None:
+        """A chunk takes all its steps. In tasks only, as all that follows."""
+        self._entrance.come(traveller)
+
+    def leave(self, stream: int, why: Exception) -> None:
+        """The stream's chunks that wait for a step end here; its decoder is not needed any more."""
+        for traveller in self._entrance.forget(stream):
+            traveller.row.done(why)
+        self._failures.pop(stream, None)
+        self._group.tell(CloseDecoder(stream), [self._group.last])
+
+    def send_pass(self, rows: Sequence[LatentRow], back: Callable[[list[LatentRow | Exception]], None]) -> None:
+        """One step of rows of one size, which all lead or none do; `back` gets what became of them, in their order."""
+        passing = self._denoiser.begin(rows)
+        operation = self._denoiser.operation(passing)
+        shape = self._stage.prediction_shape(operation)
+
+        def predicted(message: Tensor | Exception) -> None:
+            self._under_way -= 1
+            result: list[LatentRow | Exception] = list(rows)
+            if isinstance(message, Exception):
+                back([message] * len(rows))
+                return
+            finished = self._denoiser.finish(passing, returned(message, shape))
+            failed = status(message).flatten().tolist()
+            for place, row, wrong, stream in zip(passing.order, finished, failed, operation.streams, strict=True):
+                result[place] = self._failure(stream) if wrong else row
+            back(result)
+
+        latent, condition, times = self._denoiser.inputs(passing)
+        self._group.tell(operation)
+        self._expect(self._stage.room_for(result_shape(shape)), predicted)
+        with self._stage.watch.span("beside", len(rows)):
+            x, _ = self._stage.model.embed(latent, condition)
+        x = self._stage.through(operation, x, times[1])
+        self._group.send("rows", self._group.next, packed(x, times))
+        self._denoiser.placed(passing)
+        self._under_way += 1
+
+    def send_latents(
+        self,
+        streams: tuple[int, ...],
+        vae: str,
+        latents: Tensor,
+        frames: int,
+        back: Callable[[list[Tensor | Exception]], None],
+    ) -> None:
+        """Latents (B, C, 1, h, w), of which the last rank makes pictures (T, H, W, 3) with T = `frames`, on the CPU."""
+        operation = Decode(streams, vae, tuple(latents.shape), frames)
+        shape = picture_shape(operation)
+
+        def decoded(message: Tensor | Exception) -> None:
+            if isinstance(message, Exception):
+                back([message] * len(streams))
+                return
+            here = message.cpu()
+            pictures, failed = returned(here, shape), status(here).flatten().tolist()
+            results = zip(streams, pictures, failed, strict=True)
+            back([self._failure(stream) if wrong else picture for stream, picture, wrong in results])
+
+        self._group.tell(operation, [self._group.last])
+        self._expect(torch.empty(result_shape(shape), dtype=torch.uint8, device=latents.device), decoded)
+        self._group.send("latents", self._group.last, latents.contiguous())
+
+    def move(self, move: Move) -> None:
+        """A block goes to a neighbour, between what was sent before and what will be sent."""
+        self._group.tell(move)
+        carry_out(move, self._group, self._stage)
+
+    def _work(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._turn():
+                    pass
+                self._group.tell(Stop())
+                self._group.settle()
+            error = DeviceLostError("the ring was stopped")
+        except DeviceLostError as lost:
+            error = lost
+        except Exception as failure:
+            logger.exception("the first rank of the ring failed")
+            error = DeviceLostError(f"the first rank failed: {type(failure).__name__}: {failure}")
+        self._end(error)
+
+    def _turn(self) -> bool:
+        """One piece of work; False where there will be no more."""
+        arrived, task, reports = self._next()
+        for report in reports:
+            self._learn(report)
+        if arrived is not None:
+            sent, tensor = arrived
+            sent.back(tensor)
+        elif task is not None:
+            task.run()
+        elif self._sendable:
+            self._send_next()
+        elif self._stopping and not self._outstanding:
+            return False
+        self._look_after()
+        return True
+
+    def _next(self) -> tuple[tuple[_Sent, Tensor] | None, _Task | None, list[Report]]:
+        """What has come meanwhile and is to be done first; waits where there is nothing to do at all."""
+        sendable = self._sendable
+        with self._news:
+            if not sendable:
+                self._news.wait_for(
+                    lambda: self._arrived or self._tasks or self._reports or self._lost or self._stopping, REPORT_S
+                )
+            if self._lost is not None:
+                raise self._lost
+            reports = [self._reports.popleft() for _ in range(len(self._reports))]
+            if self._arrived:
+                return self._arrived.popleft(), None, reports
+            if self._tasks and not (sendable and self._entrance.begun()):
+                return None, self._tasks.popleft(), reports
+            return None, None, reports
+
+    @property
+    def _sendable(self) -> bool:
+        """Whether rows may go: each rank has one pass, and the first of them that is free another."""
+        return self._under_way < self._limit and self._entrance.able() > 0
+
+    def _send_next(self) -> None:
+        """The rows that go first, as one pass."""
+        travellers = self._entrance.next(self._microbatch.most(self._entrance.able()))
+
+        def back(rows: list[LatentRow | Exception]) -> None:
+            for traveller, row in zip(travellers, rows, strict=True):
+                if isinstance(row, Exception):
+                    self._entrance.give_up(traveller)
+                    traveller.row.done(row)
+                    continue
+                traveller.row.row = row
+                if row.done:
+                    traveller.row.done(row)
+                elif not self._entrance.back(traveller):
+                    traveller.row.done(EngineError("the stream was closed"))
+
+        self.send_pass([traveller.row.row for traveller in travellers], back)
+
+    def _expect(self, room: Tensor, back: Back) -> None:
+        sent = _Sent(self._group.receive("results", self._group.last, room), back)
+        self._outstanding.append(sent)
+        self._expected.put(sent)
+
+    def _failure(self, stream: int) -> Exception:
+        """Why nothing of use came of a stream, as far as that is known by now."""
+        return EngineError(self._failures.get(stream, "a device failed at it"))
+
+    def _learn(self, report: Report) -> None:
+        self._failures |= report.failures
+        per_row = self.times.learn(report)
+        if per_row is not None:
+            self.balancer.observe(report.rank, *per_row)
+        if report.rank == 0:
+            for rows, (passes, seconds) in report.passes.items():
+                self._microbatch.observe(rows, seconds / passes)
+
+    def _look_after(self) -> None:
+        """Now and then: what the first rank did itself is looked at, and whether a block should move."""
+        self._contexts.sweep()
+        now = time.monotonic()
+        if now - self._reported < REPORT_S:
+            return
+        self._reported = now
+        report = self._stage.watch.report()
+        if report.amounts:
+            self._learn(report)
+        move = self.balancer.next_move(now)
+        if move is not None:
+            self.move(Move(move.layer, move.source, move.target))
+
+    def _wait_for_results(self) -> None:
+        try:
+            while (sent := self._expected.get()) is not None:
+                tensor = sent.incoming.wait()
+                with self._news:
+                    self._outstanding.popleft()
+                    self._arrived.append((sent, tensor))
+                    self._news.notify()
+        except DeviceLostError as error:
+            self._lose(error)
+
+    def _wait_for_reports(self, rank: int) -> None:
+        try:
+            while True:
+                report = self._group.reported(rank)
+                with self._news:
+                    self._reports.append(report)
+                    self._news.notify()
+        except DeviceLostError as error:
+            self._lose(error)
+
+    def _lose(self, error: DeviceLostError) -> None:
+        with self._news:
+            if self._lost is None:
+                self._lost = error
+            self._news.notify()
+
+    def _end(self, error: DeviceLostError) -> None:
+        """Nothing comes back any more, and nothing is done: everybody who waits is told."""
+        with self._news:
+            self._lost = self._lost or error
+            outstanding, arrived, tasks = list(self._outstanding), list(self._arrived), list(self._tasks)
+            self._outstanding.clear()
+            self._arrived.clear()
+            self._tasks.clear()
+        self._expected.put(None)
+        for sent in [sent for sent, _ in arrived] + outstanding:
+            sent.back(error)
+        for traveller in self._entrance.clear():
+            traveller.row.done(error)
+        for task in tasks:
+            task.abort(error)

@@ -1,0 +1,174 @@
+"""A rank behind the first: carries out what it is told, with tensors from the rank before it, for the one behind it.
+
+    told -> [listen] -> receive posted -> [queue] -> [work] -> sent on
+
+Two threads: while one pass is computed, the receive of the next is posted already, and the one before is on its way.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipelines.ring.group import Group, Incoming
+from pipelines.ring.moving import carry_out
+from pipelines.ring.operations import (
+    CloseDecoder,
+    Context,
+    Copy,
+    Decode,
+    Forget,
+    GiveBack,
+    Move,
+    Operation,
+    Rows,
+    Stop,
+    Take,
+)
+from pipelines.ring.packing import FAILED, SIDE, result_shape, status, unpacked
+from pipelines.ring.stage import Stage
+from pipelines.ring.tail import Tail, picture_shape
+from streamgen.errors import DeviceLostError
+
+REPORT_S = 0.25
+"""A rank that has worked reports this often."""
+
+_AHEAD = 4
+"""Operations that may be read ahead."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """An operation, with the tensor that it needs on its way."""
+
+    operation: Operation
+    incoming: Incoming | None = None
+
+
+class Rank:
+    """Works until the first rank says Stop."""
+
+    def __init__(self, group: Group, stage: Stage, tail: Tail | None) -> None:
+        """tail: the last rank's."""
+        self._group, self._stage, self._tail = group, stage, tail
+        self._queue: queue.Queue[_Read | DeviceLostError] = queue.Queue(_AHEAD)
+        self._moved = threading.Semaphore(0)
+        self._reported = 0.0
+
+    def work(self) -> None:
+        """Raises DeviceLostError where another rank is gone, and what the device raises where it is broken."""
+        threading.Thread(target=self._listen, name="ring-listen", daemon=True).start()
+        with torch.inference_mode():
+            while True:
+                read = self._queue.get()
+                if isinstance(read, DeviceLostError):
+                    raise read
+                if isinstance(read.operation, Stop):
+                    self._group.settle()
+                    return
+                self._do(read.operation, read.incoming)
+
+    def _listen(self) -> None:
+        """Reads ahead."""
+        try:
+            with torch.inference_mode():
+                while True:
+                    operation = self._group.told()
+                    self._queue.put(_Read(operation, self._awaited(operation)))
+                    if isinstance(operation, Stop):
+                        return
+                    if isinstance(operation, Move) and self._group.rank in (operation.source, operation.target):
+                        self._moved.acquire()  # what is received after it waits until the block is there
+        except DeviceLostError as error:
+            self._queue.put(error)
+
+    def _awaited(self, operation: Operation) -> Incoming | None:
+        group, stage = self._group, self._stage
+        match operation:
+            case Rows():
+                rows, columns = operation.grid
+                tokens = operation.frames * rows * columns + SIDE
+                shape = (len(operation.slots), tokens, stage.model.geometry.dim)
+                return group.receive("rows", group.rank - 1, stage.room_for(shape))
+            case Decode():
+                return group.receive("latents", 0, stage.room_for(operation.shape))
+            case _:
+                return None
+
+    def _do(self, operation: Operation, incoming: Incoming | None) -> None:
+        match operation:
+            case Rows():
+                assert incoming is not None, "rows are awaited"
+                self._pass(operation, incoming.wait())
+                self._report()
+            case Decode():
+                assert incoming is not None, "latents are awaited"
+                self._decode(operation, incoming.wait())
+                self._report()
+            case Take() | GiveBack() | Copy():
+                self._stage.slots(operation)
+            case Move():
+                if carry_out(operation, self._group, self._stage):
+                    self._moved.release()
+            case _:
+                self._note(operation)
+
+    def _note(self, operation: Operation) -> None:
+        match operation:
+            case Context(context, embedded, weights):
+                self._stage.learn(context, embedded, weights)
+            case Forget(context):
+                self._stage.forget(context)
+            case CloseDecoder(stream):
+                assert self._tail is not None, "only the last rank has decoders"
+                self._tail.close(stream)
+            case _:
+                raise AssertionError(f"{type(operation).__name__} is for another place")
+
+    def _pass(self, rows: Rows, message: Tensor) -> None:
+        x, (time_, modulation) = unpacked(message)
+        with self._harmless(rows.streams, message):
+            message[:, :-SIDE] = x = self._stage.through(rows, x, modulation)
+        if self._tail is None:
+            self._group.send("rows", self._group.next, message)
+            return
+        result = self._stage.room_for(result_shape(self._stage.prediction_shape(rows)))
+        status(result).copy_(status(message))
+        with self._harmless(rows.streams, result), self._stage.watch.span("beside", len(rows.slots)):
+            result[:, :-1] = self._stage.model.predict(x, time_, (rows.frames, *rows.grid)).flatten(1)
+        self._group.send("results", 0, result)
+
+    def _decode(self, operation: Decode, latents: Tensor) -> None:
+        assert self._tail is not None, "only the last rank is told to decode"
+        shape = result_shape(picture_shape(operation))
+        result = torch.zeros(shape, dtype=torch.uint8, device=latents.device)
+        with self._harmless(operation.streams, result):
+            result[:, :-1] = self._tail.decode(operation, latents).flatten(1)
+        self._group.send("results", 0, result)
+
+    @contextmanager
+    def _harmless(self, streams: tuple[int, ...], message: Tensor) -> Iterator[None]:
+        """What fails within costs these streams their use, and nobody else anything: the message says so."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
+            if self._stage.device.type == "cuda":
+                torch.cuda.synchronize(self._stage.device)  # raises where it is the device that is broken
+            status(message).fill_(FAILED)
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            for stream in streams:
+                self._stage.watch.failed(stream, text)
+            self._reported = 0.0
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._reported >= REPORT_S:
+            self._reported = now
+            self._group.report(self._stage.watch.report())
