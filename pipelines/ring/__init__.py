@@ -1,0 +1,1 @@
+"""A DiT's blocks over several devices, one behind the other in a ring."""
