@@ -1,1 +1,1 @@
-"""A DiT over several devices: a ring of ranks, each with some of the blocks."""
+"""A DiT's blocks over several devices, one behind the other in a ring."""
