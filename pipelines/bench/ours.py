@@ -87,7 +87,9 @@ class Ours:
             context = models.dit.context(*condensed(models.embedding))
             self._lone = denoiser, denoiser.open(case.grid, context, seed=0)
         denoiser, stream = self._lone
-        row = LatentRow(stream, stream.context, latent, latent, step=0, steps=1, noise=NOISE, chunk=stream.chunks)
+        row = LatentRow(
+            stream, stream.context, stream.seed, latent, latent, step=0, steps=1, noise=NOISE, chunk=stream.chunks
+        )
         stream.chunks += 1
         return denoiser.step([row])[0].latent
 

@@ -58,6 +58,8 @@ class LatentRow:
     stream: LatentStream
     context: Any
     """What the DiT is told of the chunk's prompt, in all its steps."""
+    seed: int
+    """Of its noise, in all its steps."""
     latent: Tensor
     """(1, C, frames, h, w): noised before the last step, clean after it."""
     condition: Tensor
@@ -134,7 +136,7 @@ class Denoiser:
 
     def start(self, stream: LatentStream, clean: Tensor, steps: int, noise: float) -> LatentRow:
         """The next latent frames (1, C, frames, h, w) of a stream, noised to `noise` (0..1) for the first step."""
-        row = LatentRow(stream, stream.context, clean, clean, 0, steps, noise, stream.chunks)
+        row = LatentRow(stream, stream.context, stream.seed, clean, clean, 0, steps, noise, stream.chunks)
         stream.chunks += 1
         return replace(row, latent=self._noised(row, clean))
 
@@ -213,13 +215,13 @@ class Denoiser:
     def _noised(self, row: LatentRow, clean: Tensor) -> Tensor:
         """`clean`, noised for the row's next step."""
         level = self.sampler.level(row.step, row.steps, row.noise).noise
-        stream, kept = row.stream, self.sampler.geometry.noise == "kept"
-        noise = stream.noises.get(row.step)
-        if noise is None or not kept:
-            chunk = 0 if kept else row.chunk
-            noise = self._draw(tuple(clean.shape), stream.seed, row.step, self._device, self._dtype, chunk)
-        if kept:
-            stream.noises[row.step] = noise
+        same = self.sampler.geometry.noise == "kept"
+        kept = row.stream.noises if same and row.seed == row.stream.seed else {}
+        noise = kept.get(row.step)
+        if noise is None:
+            chunk = 0 if same else row.chunk
+            noise = self._draw(tuple(clean.shape), row.seed, row.step, self._device, self._dtype, chunk)
+            kept[row.step] = noise
         return add_noise(clean, noise, self._levels([level]))
 
     def _levels(self, levels: list[float]) -> Tensor:

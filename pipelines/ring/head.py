@@ -31,10 +31,11 @@ from pipelines.ring.contexts import Contexts
 from pipelines.ring.denoising import RingDenoiser
 from pipelines.ring.entrance import Entrance, Traveller
 from pipelines.ring.group import Group, Incoming
+from pipelines.ring.harm import harmless
 from pipelines.ring.microbatch import MicroBatch
 from pipelines.ring.moving import carry_out
 from pipelines.ring.operations import CloseDecoder, Decode, Move, Report, Stop
-from pipelines.ring.packing import packed, result_shape, returned, status
+from pipelines.ring.packing import SIDE, packed, result_shape, returned, status
 from pipelines.ring.rank import REPORT_S
 from pipelines.ring.stage import Stage
 from pipelines.ring.tail import picture_shape
@@ -191,12 +192,14 @@ class Head:
         latent, condition, times = self._denoiser.inputs(passing)
         self._group.tell(operation)
         self._expect(self._stage.room_for(result_shape(shape)), predicted)
+        self._under_way += 1
         with self._stage.watch.span("beside", len(rows)):
             x, _ = self._stage.model.embed(latent, condition)
-        x = self._stage.through(operation, x, times[1])
-        self._group.send("rows", self._group.next, packed(x, times))
+            message = packed(x, times)
+        with harmless(self._stage, operation.streams, message):
+            message[:, :-SIDE] = self._stage.through(operation, x, times[1])
+        self._group.send("rows", self._group.next, message)
         self._denoiser.placed(passing)
-        self._under_way += 1
 
     def send_latents(
         self,
@@ -265,9 +268,7 @@ class Head:
         sendable = self._sendable
         with self._news:
             if not sendable:
-                self._news.wait_for(
-                    lambda: self._arrived or self._tasks or self._reports or self._lost or self._stopping, REPORT_S
-                )
+                self._news.wait_for(self._something_came, REPORT_S)
             if self._lost is not None:
                 raise self._lost
             reports = [self._reports.popleft() for _ in range(len(self._reports))]
@@ -276,6 +277,10 @@ class Head:
             if self._tasks and not (sendable and self._entrance.begun()):
                 return None, self._tasks.popleft(), reports
             return None, None, reports
+
+    def _something_came(self) -> bool:
+        last = self._stopping and not self._outstanding
+        return bool(self._arrived or self._tasks or self._reports or self._lost or last)
 
     @property
     def _sendable(self) -> bool:
@@ -337,8 +342,9 @@ class Head:
             while (sent := self._expected.get()) is not None:
                 tensor = sent.incoming.wait()
                 with self._news:
-                    self._outstanding.popleft()
-                    self._arrived.append((sent, tensor))
+                    if not self._outstanding:
+                        return  # it has ended, and whoever waited was told so
+                    self._arrived.append((self._outstanding.popleft(), tensor))
                     self._news.notify()
         except DeviceLostError as error:
             self._lose(error)

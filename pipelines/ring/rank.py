@@ -10,14 +10,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipelines.ring.group import Group, Incoming
+from pipelines.ring.harm import harmless
 from pipelines.ring.moving import carry_out
 from pipelines.ring.operations import (
     CloseDecoder,
@@ -32,7 +31,7 @@ from pipelines.ring.operations import (
     Stop,
     Take,
 )
-from pipelines.ring.packing import FAILED, SIDE, result_shape, status, unpacked
+from pipelines.ring.packing import SIDE, result_shape, status, unpacked
 from pipelines.ring.stage import Stage
 from pipelines.ring.tail import Tail, picture_shape
 from streamgen.errors import DeviceLostError
@@ -134,14 +133,14 @@ class Rank:
 
     def _pass(self, rows: Rows, message: Tensor) -> None:
         x, (time_, modulation) = unpacked(message)
-        with self._harmless(rows.streams, message):
+        with harmless(self._stage, rows.streams, message):
             message[:, :-SIDE] = x = self._stage.through(rows, x, modulation)
         if self._tail is None:
             self._group.send("rows", self._group.next, message)
             return
         result = self._stage.room_for(result_shape(self._stage.prediction_shape(rows)))
         status(result).copy_(status(message))
-        with self._harmless(rows.streams, result), self._stage.watch.span("beside", len(rows.slots)):
+        with harmless(self._stage, rows.streams, result), self._stage.watch.span("beside", len(rows.slots)):
             result[:, :-1] = self._stage.model.predict(x, time_, (rows.frames, *rows.grid)).flatten(1)
         self._group.send("results", 0, result)
 
@@ -149,23 +148,9 @@ class Rank:
         assert self._tail is not None, "only the last rank is told to decode"
         shape = result_shape(picture_shape(operation))
         result = torch.zeros(shape, dtype=torch.uint8, device=latents.device)
-        with self._harmless(operation.streams, result):
+        with harmless(self._stage, operation.streams, result):
             result[:, :-1] = self._tail.decode(operation, latents).flatten(1)
         self._group.send("results", 0, result)
-
-    @contextmanager
-    def _harmless(self, streams: tuple[int, ...], message: Tensor) -> Iterator[None]:
-        """What fails within costs these streams their use, and nobody else anything: the message says so."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - a model may raise anything
-            if self._stage.device.type == "cuda":
-                torch.cuda.synchronize(self._stage.device)  # raises where it is the device that is broken
-            status(message).fill_(FAILED)
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            for stream in streams:
-                self._stage.watch.failed(stream, text)
-            self._reported = 0.0
 
     def _report(self) -> None:
         now = time.monotonic()

@@ -90,6 +90,8 @@ class Stage:
         """Tokens (rows, tokens, dim) of a pass through the blocks."""
         began = time.perf_counter()
         step = self._cache(rows.grid).begin(rows.slots, rows.again, rows.frames)
+        if not self.layers:
+            return x
         context = join_contexts([self._context(number) for number in rows.contexts])
         with self.watch.span("blocks", len(self.layers) * len(rows.slots), len(rows.slots)):
             x = self.model.through(self.layers, x, modulation, context, step)
