@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,30 @@ def build(
     choices = Choices(device, threads, attention, compiled, tuple(loras))
     pipeline: Pipeline[Any] = getattr(importlib.import_module(module), function)(preset, choices)
     return pipeline
+
+
+def team(
+    name: str,
+    devices: Sequence[str],
+    threads: int = 0,
+    *,
+    attention: str = "auto",
+    compiled: bool = False,
+    loras: Sequence[tuple[Path, float]] = (),
+) -> tuple[Callable[[str], Pipeline[Any]], tuple[Callable[[str], None], ...]]:
+    """The pipeline of preset `name` over several devices, a process for each: what the first one calls, and the others.
+
+    All are given the path of one file that is not there yet, by which they find each other, and can be pickled. The
+    first one's call returns the pipeline, a Flow; the others' calls return when that has ended, and raise
+    DeviceLostError where the ring breaks. Raises PresetError where the preset cannot be spread over so many devices.
+    """
+    if name not in PRESETS:
+        raise PresetError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    _share_cores()
+    ring = importlib.import_module("pipelines.ring.seat")
+    choices = Choices("auto", threads, attention, compiled, tuple(loras))
+    first, *others = ring.seats(PRESETS[name], devices, choices)
+    return partial(ring.lead, first), tuple(partial(ring.follow, seat) for seat in others)
 
 
 def _share_cores() -> None:

@@ -40,29 +40,30 @@ from streamgen.errors import PresetError
 
 def build_tiny(preset: Preset, choices: Choices) -> CausalWanPipeline:
     """The tiny preset, with the weights in its folder. Raises PresetError, WeightsError."""
-    on, dtype = _place(choices)
+    on, dtype = place_of(choices)
     if choices.loras:
         raise PresetError(f"LoRA files are made for Wan's own sizes; {preset.name} is none of them")
     settings = preset.settings
-    dit = CausalWanModel(DiTGeometry.from_settings(settings["dit"]), _attention(choices, on, dtype))
+    dit = CausalWanModel(DiTGeometry.from_settings(settings["dit"]), attention_of(choices, on, dtype))
     text = TinyTextEncoder(TextGeometry(**settings["text"]), len(preset.styles) + 1)  # and the photograph
     for name, module in (("dit", dit), ("text", text)):
-        _fill_tiny(module, preset, name, on, dtype)
-    _compile(dit, choices, on)
+        fill_tiny(module, preset, name, on, dtype)
+    compile_blocks(dit, choices, on)
     models = Models(build_tiny_codec(preset, on, dtype), dit, TinyText(text))
-    spec = _spec(preset, on, dtype, choices)
-    return _rehearsed(CausalWanPipeline(spec, models, _rules(settings), on, dtype), choices)
+    spec = spec_of(preset, on, dtype, choices)
+    return _rehearsed(CausalWanPipeline(spec, models, rules_of(settings), on, dtype), choices)
 
 
 def build_tiny_codec(preset: Preset, device: torch.device, dtype: torch.dtype) -> TinyCodec:
     """The tiny preset's autoencoder alone. Raises WeightsError."""
     autoencoder = StreamingAutoencoder(AutoencoderGeometry(**preset.settings["autoencoder"]))
-    _fill_tiny(autoencoder, preset, "autoencoder", device, dtype)
+    fill_tiny(autoencoder, preset, "autoencoder", device, dtype)
     lay_out_channels_last(autoencoder)
     return TinyCodec(autoencoder)
 
 
-def _fill_tiny(module: torch.nn.Module, preset: Preset, name: str, device: torch.device, dtype: torch.dtype) -> None:
+def fill_tiny(module: torch.nn.Module, preset: Preset, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Weights of the tiny preset into one of its models. Raises WeightsError."""
     weights.load(module, preset.folder / f"{name}.safetensors")
     module.to(device, dtype).eval().requires_grad_(False)
 
@@ -74,37 +75,38 @@ def build_wan(preset: Preset, choices: Choices) -> CausalWanPipeline:
     """
     from pipelines.causal_wan.umt5 import UMT5TextEncoder  # noqa: PLC0415
 
-    on, dtype = _place(choices)
-    settings, codecs = preset.settings, _codec_choice(preset)
+    on, dtype = place_of(choices)
+    settings, codecs = preset.settings, codec_choice_of(preset)
     places = files.locate(preset)
     geometry = DiTGeometry.from_settings(settings["dit"])
-    loras = _loras(choices, geometry)
+    loras = loras_of(choices, geometry)
     with torch.device("meta"):
-        dit = CausalWanModel(geometry, _attention(choices, on, dtype))
+        dit = CausalWanModel(geometry, attention_of(choices, on, dtype))
     load_dit(dit, places["dit"], on, dtype)
     dit.eval().requires_grad_(False)
-    _compile(dit, choices, on)
+    compile_blocks(dit, choices, on)
     text = UMT5TextEncoder.load(
         places["text_encoder"], places["tokenizer"], text_len=geometry.text_len, device=on, dtype=dtype,
         offload=settings["text"]["offload"],
     )  # fmt: skip
     codec, light = build_codecs(codecs, places, on, dtype, raw_latents=settings["raw_latents"])
     models = Models(codec, dit, text, ThreadPoolExecutor(1, thread_name_prefix="prompt"), light)
-    spec = _spec(preset, on, dtype, choices, light_vae=light is not None)
-    pipeline = CausalWanPipeline(spec, models, _rules(settings), on, dtype)
+    spec = spec_of(preset, on, dtype, choices, light_vae=light is not None)
+    pipeline = CausalWanPipeline(spec, models, rules_of(settings), on, dtype)
     for lora, strength in loras:
         pipeline.merge(lora, strength)
     return _rehearsed(pipeline, choices)
 
 
-def _loras(choices: Choices, geometry: DiTGeometry) -> list[tuple[LoRA, float]]:
+def loras_of(choices: Choices, geometry: DiTGeometry) -> list[tuple[LoRA, float]]:
+    """LoRA files to merge, each with its strength. Raises PresetError, WeightsError."""
     names = [path.name for path, _ in choices.loras]
     if twice := {name for name in names if names.count(name) > 1}:
         raise PresetError(f"two LoRA files are called {min(twice)}; give one another name")
     return [(load_lora(path, geometry), strength) for path, strength in choices.loras]
 
 
-def _codec_choice(preset: Preset) -> CodecChoice:
+def codec_choice_of(preset: Preset) -> CodecChoice:
     """The preset's codecs, files of which it lists. Raises PresetError."""
     choice = CodecChoice.from_settings(preset.settings)
     listed = {file.role for file in files.files_of(preset)}
@@ -150,14 +152,16 @@ _LOADERS: Mapping[str, Callable[[Path, torch.device, torch.dtype, bool], Measure
 }
 
 
-def _place(choices: Choices) -> tuple[torch.device, torch.dtype]:
+def place_of(choices: Choices) -> tuple[torch.device, torch.dtype]:
+    """Where and in which format to compute. Raises PresetError."""
     if choices.threads:
         torch.set_num_threads(choices.threads)
     on = choose_device(choices.device)
     return on, choose_dtype(on)
 
 
-def _attention(choices: Choices, device: torch.device, dtype: torch.dtype) -> Attention:
+def attention_of(choices: Choices, device: torch.device, dtype: torch.dtype) -> Attention:
+    """The attention kernels. Raises PresetError where they are none for the device, or not installed."""
     if choices.attention == "xformers" and device.type == "cpu":
         raise PresetError("attention xformers has kernels for GPUs alone; leave --attention out on a CPU")
     if choices.attention != "auto":
@@ -165,7 +169,7 @@ def _attention(choices: Choices, device: torch.device, dtype: torch.dtype) -> At
     return BACKENDS["matmul" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"]
 
 
-def _compile(dit: CausalWanModel, choices: Choices, device: torch.device) -> None:
+def compile_blocks(dit: CausalWanModel, choices: Choices, device: torch.device) -> None:
     """Has the blocks compiled, if asked for. Raises PresetError where they cannot be."""
     if not choices.compiled:
         return
@@ -192,7 +196,8 @@ def _rehearsed(pipeline: CausalWanPipeline, choices: Choices) -> CausalWanPipeli
     return pipeline
 
 
-def _rules(settings: Mapping[str, Any]) -> Rules:
+def rules_of(settings: Mapping[str, Any]) -> Rules:
+    """A preset's rules."""
     return Rules(
         CacheGeometry(**settings["cache"]),
         SamplerGeometry.from_settings(settings["sampler"]),
@@ -201,9 +206,10 @@ def _rules(settings: Mapping[str, Any]) -> Rules:
     )
 
 
-def _spec(
+def spec_of(
     preset: Preset, device: torch.device, dtype: torch.dtype, choices: Choices, *, light_vae: bool = False
 ) -> PipelineSpec:
+    """What a preset's pipeline takes and gives, on one device."""
     settings, defaults = preset.settings, preset.defaults
     state_bytes = memory_of(settings, defaults, dtype.itemsize).session
     other_steps = defaults.steps + 1 if defaults.steps < MAX_STEPS else defaults.steps - 1

@@ -32,9 +32,3 @@ class Part:
     def whole(cls, geometry: DiTGeometry) -> Part:
         """All of it."""
         return cls(range(geometry.layers), first=True, last=True)
-
-    @classmethod
-    def of(cls, split: Sequence[int], rank: int) -> Part:
-        """A rank's, where each has so many consecutive blocks."""
-        before = sum(split[:rank])
-        return cls(range(before, before + split[rank]), first=rank == 0, last=rank == len(split) - 1)

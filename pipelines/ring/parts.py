@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import torch
 
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.intake import Intake, Rules
-from pipelines.causal_wan.parts import Codec
+from pipelines.causal_wan.parts import Codec, TextEncoder
 from pipelines.causal_wan.prompt import Prompts
+from pipelines.ring.arrangement import Arrangement
 from pipelines.ring.balance import Balancer
 from pipelines.ring.contexts import Contexts
 from pipelines.ring.denoising import RingDenoiser
@@ -19,13 +21,10 @@ from pipelines.ring.group import Group
 from pipelines.ring.head import Head, Journey
 from pipelines.ring.pipeline import RingPipeline
 from pipelines.ring.rank import Rank
-from pipelines.ring.stage import Pace, Stage
+from pipelines.ring.stage import Stage
 from pipelines.ring.tail import Tail
 from pipelines.ring.watch import Watch
 from streamgen.core import PipelineSpec
-
-SPARE_CHUNKS = 2
-"""Chunks of one stream beyond one for each rank: one being encoded, one being decoded."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +40,19 @@ class RankModels:
 
 
 @dataclass(frozen=True)
-class Arrangement:
-    """How a ring is run, beside what it is made of."""
+class Words:
+    """How prompts are embedded, on the first rank."""
 
-    split: tuple[int, ...]
-    """Blocks of each rank at first."""
-    paces: tuple[Pace, ...] = ()
-    """Of each rank, where it is tried out; none for as fast as it goes."""
-
-    def pace(self, rank: int) -> Pace:
-        """Of a rank."""
-        return self.paces[rank] if self.paces else Pace()
+    text: TextEncoder
+    blend_chunks: int
+    executor: Executor | None = None
+    """Where that is done if it takes long; None: at once."""
 
 
 def stage_of(models: RankModels, arrangement: Arrangement, rank: int) -> Stage:
     """A rank's blocks."""
-    before = sum(arrangement.split[:rank])
-    layers = range(before, before + arrangement.split[rank])
     watch = Watch(rank, models.device)
-    return Stage(
-        models.dit, layers, models.rules.cache, models.device, models.dtype, watch, arrangement.pace(rank)
-    )  # fmt: skip
+    return Stage(models.dit, arrangement.layers(rank), models.rules.cache, models.device, models.dtype, watch)
 
 
 def follow(models: RankModels, arrangement: Arrangement, group: Group) -> None:
@@ -76,15 +67,15 @@ def lead(
     arrangement: Arrangement,
     group: Group,
     spec: PipelineSpec,
-    prompts: Prompts[object],
+    words: Words,
     balancer: Balancer,
     entrance: Entrance[Journey] | None = None,
 ) -> RingPipeline:
-    """The first rank's pipeline. `spec` is that of one device; `prompts` makes nothing of them but their embeddings."""
+    """The first rank's pipeline, whose `spec` knows of all ranks."""
     stage = stage_of(models, arrangement, group.rank)
     contexts = Contexts(group, stage)
-    told = Prompts[object](prompts.text, contexts.tell, prompts.blend_chunks, prompts.executor)
+    prompts = Prompts(words.text, contexts.tell, words.blend_chunks, words.executor)
     denoiser = RingDenoiser(stage, group, models.rules.cache, models.rules.sampler)
-    intake = Intake(spec, models.codecs, told, denoiser, models.rules, models.device, models.dtype)
+    intake = Intake(spec, models.codecs, prompts, denoiser, models.rules, models.device, models.dtype)
     head = Head(group, stage, denoiser, contexts, balancer, entrance or Entrance())
     return RingPipeline(spec, intake, denoiser, stage, head)

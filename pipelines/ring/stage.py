@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,20 +13,6 @@ from pipelines.causal_wan.dit import CausalWanModel, LayerContext, TextContext, 
 from pipelines.causal_wan.geometry import CacheGeometry
 from pipelines.ring.operations import Copy, GiveBack, Grid, Rows, Take
 from pipelines.ring.watch import Watch
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Time that blocks are made to take, where a ring is tried out without the devices that it is for."""
-
-    block_s: float = 0.0
-    """Of a block, for each row (s)."""
-    call_s: float = 0.0
-    """Of a block, for each pass (s)."""
-
-    def seconds(self, blocks: int, rows: int) -> float:
-        """Of a pass of `rows` rows through so many blocks."""
-        return blocks * (self.call_s + self.block_s * rows)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +35,6 @@ class Stage:
         device: torch.device,
         dtype: torch.dtype,
         watch: Watch,
-        pace: Pace = Pace(),
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.model = model
         self.layers = list(layers)
@@ -61,7 +44,6 @@ class Stage:
         self.caches: dict[Grid, RollingKVCache] = {}
         self._cache_geometry = cache
         self._contexts: dict[int, Told] = {}
-        self._pace, self._sleep = pace, sleep
 
     def slots(self, operation: Take | GiveBack | Copy) -> None:
         """Does with the caches of its blocks what the first rank did with its own."""
@@ -88,15 +70,12 @@ class Stage:
 
     def through(self, rows: Rows, x: Tensor, modulation: Tensor) -> Tensor:
         """Tokens (rows, tokens, dim) of a pass through the blocks."""
-        began = time.perf_counter()
         step = self._cache(rows.grid).begin(rows.slots, rows.again, rows.frames)
         if not self.layers:
             return x
         context = join_contexts([self._context(number) for number in rows.contexts])
         with self.watch.span("blocks", len(self.layers) * len(rows.slots), len(rows.slots)):
-            x = self.model.through(self.layers, x, modulation, context, step)
-            self._keep_pace(len(rows.slots), began)
-        return x
+            return self.model.through(self.layers, x, modulation, context, step)
 
     def give(self, layer: int) -> list[Tensor]:
         """A block that moves away: its weights and what the caches hold of it, which are no more here."""
@@ -153,9 +132,3 @@ class Stage:
             made = self.model.layers_context(missing, told.embedded, told.weights)
             told.layers.update(zip(missing, made, strict=True))
         return [told.layers[layer] for layer in self.layers]
-
-    def _keep_pace(self, rows: int, began: float) -> None:
-        wanted = self._pace.seconds(len(self.layers), rows)
-        left = wanted - (time.perf_counter() - began)
-        if wanted and left > 0:
-            self._sleep(left)

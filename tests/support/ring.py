@@ -13,21 +13,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipelines.bench.paced import Pace, PacedModel
 from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
 from pipelines.causal_wan.intake import Rules
 from pipelines.causal_wan.noise import NoiseGeometry
-from pipelines.causal_wan.part import Part
 from pipelines.causal_wan.pipeline import CausalWanPipeline, Models
-from pipelines.causal_wan.prompt import Prompts
 from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
 from pipelines.ring import parts
+from pipelines.ring.arrangement import SPARE_CHUNKS, Arrangement
 from pipelines.ring.balance import Balancer
 from pipelines.ring.group import Group
 from pipelines.ring.operations import Rows
-from pipelines.ring.parts import Arrangement, RankModels
+from pipelines.ring.parts import RankModels, Words
 from pipelines.ring.pipeline import RingPipeline
+from pipelines.ring.seat import part_of
 from pipelines.ring.stage import Stage
 from streamgen.core import Params, PipelineSpec
 from streamgen.errors import DeviceLostError
@@ -47,6 +48,8 @@ class Recipe:
     sampler: SamplerGeometry = PROPORTIONAL
     seed: int = 0
     defaults: Params = DEFAULTS
+    paces: tuple[Pace, ...] = ()
+    """Of each rank; none for as fast as it goes."""
     unfit_grid: tuple[int, int] | None = None
     """Ranks behind the first fail at latent frames of this grid."""
 
@@ -71,11 +74,11 @@ class Recipe:
         """On one device."""
         return CausalWanPipeline(self.spec, self.models(), self.rules, CPU, torch.float32)
 
-    def rank(self, part: Part) -> tuple[RankModels, Models]:
+    def rank(self, arrangement: Arrangement, rank: int) -> tuple[RankModels, Models]:
         """A rank's part, the rest of the DiT on the meta device."""
-        models = self.models()
+        models, part = self.models(), part_of(arrangement, rank)
         with torch.device("meta"):
-            dit = CausalWanModel(self.dit)
+            dit = PacedModel(self.dit, self.paces[rank] if self.paces else Pace())
         kept = {name: tensor for name, tensor in models.dit.state_dict().items() if part.keeps(name)}
         dit.load_state_dict(kept, strict=False, assign=True)
         dit.eval().requires_grad_(False)
@@ -92,7 +95,7 @@ def context() -> BaseContext:
 def run_rank(recipe: Recipe, arrangement: Arrangement, rendezvous: str, rank: int) -> None:
     torch.set_num_threads(1)
     group = Group(rendezvous, rank, len(arrangement.split), CPU)
-    models, _ = recipe.rank(Part.of(arrangement.split, rank))
+    models, _ = recipe.rank(arrangement, rank)
     if recipe.unfit_grid is not None:
         fail_at(recipe.unfit_grid)
     parts.follow(models, arrangement, group)
@@ -129,10 +132,10 @@ def ring(
             pids |= {rank: process.pid or 0 for rank, process in enumerate(processes, start=1)}
         group = Group(rendezvous, 0, len(split), CPU)
         try:
-            models, whole = recipe.rank(Part.of(split, 0))
-            prompts = Prompts[object](whole.text, whole.dit.context, recipe.rules.blend_chunks, None)
-            spec = replace(recipe.spec, stages=len(split), flight=len(split) + parts.SPARE_CHUNKS)
-            pipeline = parts.lead(models, arrangement, group, spec, prompts, balancer)
+            models, whole = recipe.rank(arrangement, 0)
+            words = Words(whole.text, recipe.rules.blend_chunks)
+            spec = replace(recipe.spec, stages=len(split), flight=len(split) + SPARE_CHUNKS)
+            pipeline = parts.lead(models, arrangement, group, spec, words, balancer)
             try:
                 yield pipeline
             finally:

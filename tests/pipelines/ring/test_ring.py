@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from pipelines.bench.paced import Pace
 from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
+from pipelines.ring.arrangement import Arrangement
 from pipelines.ring.balance import Balancer, Rules
 from pipelines.ring.operations import Move
-from pipelines.ring.parts import Arrangement
 from pipelines.ring.pipeline import RingPipeline
-from pipelines.ring.stage import Pace
 from pipelines.streaming import StreamBatch, finish, sequential
 from streamgen.core import Arrived, Params, Pixels
 from streamgen.errors import DeviceLostError, EngineError, ParamsError
@@ -261,7 +261,7 @@ def test_a_stream_that_a_rank_cannot_compute_ends_alone(split: tuple[int, ...]) 
 @pytest.mark.parametrize("victim", [1, 2])
 def test_everybody_who_waits_is_told_when_a_rank_is_gone(victim: int) -> None:
     pids: dict[int, int] = {}
-    with ring(TINY, Arrangement((2, 2, 1), (Pace(0.05),) * 3), pids=pids) as pipeline:
+    with ring(replace(TINY, paces=(Pace(0.05),) * 3), Arrangement((2, 2, 1)), pids=pids) as pipeline:
         flowing = Flowing(pipeline)
         its = pipeline.open(asked(2, 4))
         for chunk in clip(2)[:5]:
@@ -275,10 +275,9 @@ def test_everybody_who_waits_is_told_when_a_rank_is_gone(victim: int) -> None:
 def test_blocks_move_from_a_rank_that_is_slow() -> None:
     """One rank takes three times as long for a block: it ends with fewer of them, and the streams see nothing of it."""
     split = (3, 2)
-    recipe = replace(TINY, dit=replace(TINY.dit, layers=5))
-    _, want = alone(recipe, 2, 1, chunks=60)
+    _, want = alone(TINY, 2, 1, chunks=60)
     balancer = Balancer(split, rules=Rules(window=2, every_s=0.1))
-    with ring(recipe, Arrangement(split, (Pace(0.018), Pace(0.006))), balancer) as pipeline:
+    with ring(replace(TINY, paces=(Pace(0.018), Pace(0.006))), Arrangement(split), balancer) as pipeline:
         flowing = Flowing(pipeline)
         its = pipeline.open(asked(2, 1))
         for chunk in clip(2, chunks=60):
