@@ -125,6 +125,8 @@ def ring(
     if balancer is None:
         balancer = Balancer(split)
         balancer.freeze()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = str(Path(folder) / "rendezvous")
         processes = started(recipe, arrangement, rendezvous)
@@ -143,6 +145,7 @@ def ring(
         finally:
             with suppress(DeviceLostError):
                 group.leave()
+            torch.set_num_threads(threads)
             for process in processes:
                 process.join(10)
                 process.kill()
