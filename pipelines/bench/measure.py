@@ -19,9 +19,9 @@ from pipelines.bench.report import short
 from pipelines.bench.side import STAGES, Side
 from pipelines.bench.stopwatch import Laps, Patience, elapsed, interleaved
 from pipelines.causal_wan.flops import dit_flops
+from pipelines.causal_wan.geometry import CHUNK
 from streamgen.core import Pixels
 
-CHUNK = 4
 FIRST = 5
 _CLIP_CHUNKS = 4
 
