@@ -72,7 +72,9 @@ def _parser(words: Sequence[str], environ: Mapping[str, str]) -> Parser:
             implementation.add_arguments(subparser)
             if name != "models":  # which has commands of its own
                 subparser.set_defaults(run=implementation.run)
-    commands.add_parser("doctor", help="what this machine can run, and what is missing").set_defaults(run=_doctor)
+    doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
+    _add_doctor_arguments(doctor, environ)
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -221,22 +223,37 @@ def _serve(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _add_doctor_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    add = parser.add_argument
+    add("--gpus", metavar="LIST", help="plan for these GPUs instead of this machine's, such as 4x80 (GB) or 2xH100,L4")
+    add("--preset", help="plan for this preset alone")
+    add("--sessions", type=int, default=1, metavar="N", help="plan for so many at once (default: %(default)s)")
+    add("--fps", type=float, help="of each session (default: the preset's)")
+    add("--steps", type=int, help="of each chunk (default: the preset's)")
+    add("--slo-ms", type=float, metavar="MS", help="latency budget of each session (default: the preset's)")
+    parser.set_defaults(cost_folder=cost_folder(environ))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    doctor = _load("streamgen.doctor")
+    if arguments.gpus is not None:
+        for finding in _load("streamgen.planning").of_others(arguments):
+            _tell(finding)
+        return DONE
+    try:
+        needs, placements = _load("streamgen.models").needs(), _load("streamgen.planning").of_this_machine(arguments)
+    except MissingExtraError:  # of what lists the presets: the doctor finds out by itself
+        needs, placements = (), doctor.nowhere
     missing = 0
-    for finding in _load("streamgen.doctor").examine(_preset_needs()):
-        print(f"{finding.level:<8}{finding.text}")
+    for finding in doctor.examine(needs, placements):
+        _tell(finding)
         missing += finding.level == "missing"
     print("This machine can run streamgen." if not missing else "Something is missing; see above.")
     return FAILED if missing else DONE
 
 
-def _preset_needs() -> Sequence[Any]:
-    """What the presets need; nothing where what lists them is missing, which the doctor finds out by itself."""
-    try:
-        needs: Sequence[Any] = _load("streamgen.models").needs()
-    except MissingExtraError:
-        return ()
-    return needs
+def _tell(finding: Any) -> None:
+    print(f"{finding.level:<8}{finding.text}")
 
 
 def _load(module: str) -> ModuleType:

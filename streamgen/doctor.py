@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,7 +48,16 @@ class Gpu:
     total_bytes: int
 
 
-def examine(presets: Sequence[PresetNeeds] = ()) -> Iterator[Finding]:
+Placements = Callable[[Sequence[Gpu]], Iterable[Finding]]
+"""How presets are best placed on these devices."""
+
+
+def nowhere(_: Sequence[Gpu]) -> Iterable[Finding]:
+    """Where nothing is known of placements."""
+    return ()
+
+
+def examine(presets: Sequence[PresetNeeds] = (), placements: Placements = nowhere) -> Iterator[Finding]:
     """Everything that the service needs or can use, one after the other."""
     yield _python()
     yield Finding("ok", f"{os.cpu_count() or 1} CPU cores, {platform.machine()}, {_memory()}")
@@ -60,6 +69,8 @@ def examine(presets: Sequence[PresetNeeds] = ()) -> Iterator[Finding]:
     yield from _extras(gpus)
     for preset in presets:
         yield from _preset(preset, gpus)
+    if gpus:
+        yield from placements(gpus)
     yield _network()
     yield _disk()
 

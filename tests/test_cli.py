@@ -103,6 +103,8 @@ def test_an_open_service_on_an_open_address_is_pointed_out(
         (("serve", "--udp-ports", "50100-50000"), "--udp-ports must be FIRST-LAST"),
         (("serve", "--job-timeout-s", "0"), "--job-timeout-s"),
         (("models",), "COMMAND"),
+        (("doctor", "--gpus", "4xfoo"), "--gpus: 'foo' is no size"),
+        (("doctor", "--steps", "9"), "--steps: must be from 1 to 4"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(
@@ -159,6 +161,14 @@ def test_doctor_reports_and_tells_by_its_status(capsys: pytest.CaptureFixture[st
     status, out, _ = run(capsys, "doctor")
     assert status == 0
     assert "can run streamgen" in out
+
+
+def test_doctor_plans_for_other_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, *"doctor --gpus 4x80 --preset wan-14b --sessions 4 --fps 8 --slo-ms 2000".split())
+    assert (status, err) == (0, "")
+    assert out.startswith("note    plans for 4 x GPU of 80 GB")
+    assert "\nok      placement of wan-14b for 4 sessions of 8 fps, 1 step, 2000 ms (estimated): " in out
+    assert "can run streamgen" not in out
 
 
 @pytest.mark.parametrize("module", ["streamgen.offline", "streamgen.bench.cli"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,21 @@ def test_presets_are_held_against_the_devices_memory(monkeypatch: pytest.MonkeyP
     assert told(monkeypatch, preset()) == [("note", f"{takes}; it needs a CUDA GPU to run live")]
     small = preset(needs_gpu=False, prompt_bytes=0, session_bytes=5 * 10**6)
     assert told(monkeypatch, small) == [("ok", "preset wan takes 3.0 GB, and 5 MB a session")]
+
+
+def test_placements_are_told_where_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[doctor.Gpu]] = []
+
+    def placements(gpus: Sequence[doctor.Gpu]) -> list[doctor.Finding]:
+        asked.append(list(gpus))
+        return [doctor.Finding("ok", "placement of wan: 2 x 1")]
+
+    found = [doctor.Gpu("GPU", 10**9)] * 2
+    monkeypatch.setattr(doctor, "_gpus", lambda: found)
+    assert "placement of wan: 2 x 1" in [finding.text for finding in doctor.examine([], placements)]
+    monkeypatch.setattr(doctor, "_gpus", list)
+    assert "placement of wan: 2 x 1" not in [finding.text for finding in doctor.examine([], placements)]
+    assert asked == [found]
 
 
 def test_missing_weights_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

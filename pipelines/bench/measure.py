@@ -12,15 +12,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.bench.case import Case
-from pipelines.bench.flops import Peak, dit_flops
+from pipelines.bench.flops import Peak
 from pipelines.bench.memory import MIB, StreamMemory, peak_resident, stream_memory
 from pipelines.bench.random_weights import random_frames
 from pipelines.bench.report import short
 from pipelines.bench.side import STAGES, Side
 from pipelines.bench.stopwatch import Laps, Patience, elapsed, interleaved
+from pipelines.causal_wan.flops import dit_flops
+from pipelines.causal_wan.geometry import CHUNK
 from streamgen.core import Pixels
 
-CHUNK = 4
 FIRST = 5
 _CLIP_CHUNKS = 4
 

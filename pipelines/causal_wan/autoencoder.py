@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHUNK = 4
+from pipelines.causal_wan.geometry import CHUNK
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import torch
 from pipelines import files
 from pipelines.causal_wan import weights
 from pipelines.causal_wan.attention import BACKENDS, Attention
-from pipelines.causal_wan.autoencoder import CHUNK, AutoencoderGeometry, StreamingAutoencoder, TinyCodec
+from pipelines.causal_wan.autoencoder import AutoencoderGeometry, StreamingAutoencoder, TinyCodec
 from pipelines.causal_wan.checkpoints import load_dit
 from pipelines.causal_wan.codec_choice import HALVES, CodecChoice
 from pipelines.causal_wan.compiling import compile_hindrance
 from pipelines.causal_wan.device import choose_device, choose_dtype, describe_device, states_that_fit
 from pipelines.causal_wan.dit import CausalWanModel
-from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry, SamplerGeometry
+from pipelines.causal_wan.geometry import CHUNK, CacheGeometry, DiTGeometry, SamplerGeometry
 from pipelines.causal_wan.intake import SPACE, Rules
 from pipelines.causal_wan.lora import LoRA, load_lora
 from pipelines.causal_wan.memory import memory_of

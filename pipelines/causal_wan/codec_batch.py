@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-CHUNK = 4
-"""Frames that a latent frame stands for, except the first of a stream, which stands for one."""
+from pipelines.causal_wan.geometry import CHUNK
+
 SPACE = 8
 """Pixels to a latent along each edge."""
 

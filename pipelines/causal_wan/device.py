@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipelines.causal_wan.device_name import device_name
 from streamgen.errors import PresetError
 
 
@@ -39,12 +40,12 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 
 
 def describe_device(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> str:
-    """What speed depends on, in words that stay the same from start to start: model, number format, compiled or not."""
+    """Its name, for what was measured on it (see device_name)."""
     if device.type == "cuda":
         model = torch.cuda.get_device_name(device)
     else:
         model = f"cpu: {_cpu_model()}, {torch.get_num_threads()} threads"
-    return f"{model}, {str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'not compiled'}"
+    return device_name(model, str(dtype).removeprefix("torch."), compiled=compiled)
 
 
 SPARE = 0.1

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+CHUNK = 4
+"""Frames that a latent frame stands for, except the first of a stream, which stands for one."""
+
 TIMESTEPS = 1000
 """What a DiT is told as the noise level 1; also the number of levels in a schedule's table."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.causal_wan.codec_choice import HALVES, CodecChoice
 from pipelines.causal_wan.geometry import CacheGeometry, DiTGeometry
@@ -16,8 +17,16 @@ HALF = 2
 
 SPACE = 8
 
-_TAEHV_PARAMETERS = 11_300_000
-_WAN_VAE_PARAMETERS = 126_900_000
+
+class CodecSize(NamedTuple):
+    """Numbers of a codec's halves."""
+
+    encoder: int
+    decoder: int
+
+
+_CODEC_PARAMETERS = {"taehv": CodecSize(1_470_000, 9_840_000), "wan_vae": CodecSize(53_600_000, 73_300_000)}
+"""By the role of the weight file."""
 _UMT5_LAYERS_PARAMETERS = 4_630_000_000
 """UMT5-XXL's layers without its table of words, which never leaves the host's memory."""
 _UMT5_LAYERS = 24
@@ -34,6 +43,30 @@ class Memory:
     prompt: int
     """Held in addition while a prompt is encoded."""
 
+    def of(self, sessions: int) -> int:
+        """With so many streams."""
+        return self.weights + self.prompt + sessions * self.session
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A preset's memory by what it is for: where several devices share the blocks, each holds its own part."""
+
+    layers: int
+    block: Memory
+    """Each of the DiT's blocks: its weights, and of a stream its part of the caches and of the prompt."""
+    first: Memory
+    """What stands before the blocks: text encoder, encoder, embeddings."""
+    last: Memory
+    """What stands behind them: the head, the decoder."""
+
+    def part(self, blocks: int, *, first: bool, last: bool) -> Memory:
+        """Of a device that holds so many blocks, and what stands before the first and behind the last of all."""
+        parts = [self.block] * blocks + [self.first] * first + [self.last] * last
+        return Memory(
+            sum(part.weights for part in parts), sum(part.session for part in parts), sum(part.prompt for part in parts)
+        )
+
 
 def memory_of(settings: Mapping[str, Any], params: Params, itemsize: int = HALF) -> Memory:
     """What a preset takes with these settings, and a stream of it with these parameters; nothing without a DiT.
@@ -42,35 +75,51 @@ def memory_of(settings: Mapping[str, Any], params: Params, itemsize: int = HALF)
     """
     if "dit" not in settings:
         return Memory(0, 0, 0)
+    shares = shares_of(settings, params, itemsize)
+    return shares.part(shares.layers, first=True, last=True)
+
+
+def shares_of(settings: Mapping[str, Any], params: Params, itemsize: int = HALF) -> Shares:
+    """The same for a preset with a DiT, by its parts."""
     dit, cache = DiTGeometry.from_settings(settings["dit"]), CacheGeometry(**settings["cache"])
     pixels = params.width * params.height
-    session = cache_bytes(dit, cache, pixels, params.steps, itemsize) + context_bytes(dit, itemsize)
+    block = cache_bytes(dit, cache, pixels, params.steps, itemsize) + context_bytes(dit, itemsize)
+    codec, kept = _codec_parameters(settings), _codec_kept(settings, params.width, params.height)
     offloaded = settings.get("text", {}).get("offload")
     text = 0 if offloaded is None else _UMT5_LAYERS_PARAMETERS * HALF  # the tiny preset's encoder is a tiny one
-    return Memory(
-        weights=itemsize * (dit_parameters(dit) + _codec_parameters(settings)) + (0 if offloaded else text),
-        session=session + codec_bytes(settings, params.width, params.height, itemsize),
-        prompt=text // _UMT5_LAYERS if offloaded else 0,  # one layer is there at a time
+    before = itemsize * (_embedding_parameters(dit) + codec.encoder) + (0 if offloaded else text)
+    prompt = text // _UMT5_LAYERS if offloaded else 0  # one layer is there at a time
+    return Shares(
+        dit.layers,
+        block=Memory(itemsize * _block_parameters(dit), block // dit.layers, 0),
+        first=Memory(before, itemsize * kept.encoder, prompt),
+        last=Memory(itemsize * (_head_parameters(dit) + codec.decoder), itemsize * kept.decoder, 0),
     )
 
 
 def dit_parameters(g: DiTGeometry) -> int:
     """Numbers in the DiT's weights."""
-    d, patch = g.dim, g.patch[0] * g.patch[1] * g.patch[2]
+    return _embedding_parameters(g) + g.layers * _block_parameters(g) + _head_parameters(g)
 
-    def linear(columns: int, rows: int) -> int:
-        return columns * rows + rows
 
-    attentions = 2 * (4 * linear(d, d) + 2 * d)
-    block = attentions + linear(d, g.ffn_dim) + linear(g.ffn_dim, d) + 2 * d + 6 * d
-    embeddings = (
-        linear((g.latent_channels + g.cond_channels) * patch, d)
-        + linear(g.text_dim, d)
-        + linear(g.freq_dim, d)
-        + 2 * linear(d, d)
-        + linear(d, 6 * d)
-    )
-    return g.layers * block + embeddings + linear(d, patch * g.latent_channels) + 2 * d
+def _block_parameters(g: DiTGeometry) -> int:
+    d = g.dim
+    attentions = 2 * (4 * _linear(d, d) + 2 * d)
+    return attentions + _linear(d, g.ffn_dim) + _linear(g.ffn_dim, d) + 2 * d + 6 * d
+
+
+def _embedding_parameters(g: DiTGeometry) -> int:
+    d, patch = g.dim, math.prod(g.patch)
+    latents = _linear((g.latent_channels + g.cond_channels) * patch, d)
+    return latents + _linear(g.text_dim, d) + _linear(g.freq_dim, d) + 2 * _linear(d, d) + _linear(d, 6 * d)
+
+
+def _head_parameters(g: DiTGeometry) -> int:
+    return _linear(g.dim, math.prod(g.patch) * g.latent_channels) + 2 * g.dim
+
+
+def _linear(columns: int, rows: int) -> int:
+    return columns * rows + rows
 
 
 def cache_bytes(dit: DiTGeometry, cache: CacheGeometry, pixels: int, steps: int, itemsize: int = HALF) -> int:
@@ -86,17 +135,22 @@ def context_bytes(dit: DiTGeometry, itemsize: int = HALF) -> int:
 
 def codec_bytes(settings: Mapping[str, Any], width: int, height: int, itemsize: int = HALF) -> int:
     """What a stream's encoder and decoder carry from chunk to chunk, at a size in pixels; the most of any codec."""
+    return sum(_codec_kept(settings, width, height)) * itemsize
+
+
+def _codec_kept(settings: Mapping[str, Any], width: int, height: int) -> CodecSize:
     if "codec" not in settings:  # the tiny preset's own
-        return 2 * int(settings["autoencoder"]["width"]) * (width * height // SPACE**2) * itemsize
+        half = int(settings["autoencoder"]["width"]) * (width * height // SPACE**2)
+        return CodecSize(half, half)
     names = CodecChoice.from_settings(settings).names
-    return max(_codec_elements(name, width, height) for name in names) * itemsize
+    return max((_codec_elements(name, width, height) for name in names), key=sum)
 
 
-def _codec_elements(name: str, width: int, height: int) -> int:
+def _codec_elements(name: str, width: int, height: int) -> CodecSize:
     """Numbers that the two halves of a codec of Wan's latents keep of a stream."""
     encoder, decoder = HALVES[name]
     kept = {"taehv": _taehv_elements, "wan_vae": _wan_vae_elements}
-    return kept[encoder]("encoder", width, height) + kept[decoder]("decoder", width, height)
+    return CodecSize(kept[encoder]("encoder", width, height), kept[decoder]("decoder", width, height))
 
 
 def _taehv_elements(half: str, width: int, height: int) -> int:
@@ -112,8 +166,8 @@ def _wan_vae_elements(half: str, width: int, height: int) -> int:
     return sum(slot.elements(height, width) for slot in slots)
 
 
-def _codec_parameters(settings: Mapping[str, Any]) -> int:
+def _codec_parameters(settings: Mapping[str, Any]) -> CodecSize:
     if "codec" not in settings:  # the tiny preset's own, which is tiny
-        return 0
-    sizes = {"taehv": _TAEHV_PARAMETERS, "wan_vae": _WAN_VAE_PARAMETERS}
-    return sum(sizes[role] for role in CodecChoice.from_settings(settings).roles)
+        return CodecSize(0, 0)
+    sizes = [_CODEC_PARAMETERS[role] for role in CodecChoice.from_settings(settings).roles]
+    return CodecSize(sum(size.encoder for size in sizes), sum(size.decoder for size in sizes))

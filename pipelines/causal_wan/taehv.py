@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.causal_wan import weights
-from pipelines.causal_wan.codec_batch import CHUNK, SPACE, Size, check_frames, check_latents, gathered, parted
+from pipelines.causal_wan.codec_batch import SPACE, Size, check_frames, check_latents, gathered, parted
+from pipelines.causal_wan.geometry import CHUNK
 from pipelines.causal_wan.latent_scale import LatentScale
 from pipelines.causal_wan.memory_format import lay_out_channels_last
 from pipelines.causal_wan.taehv_geometry import DEPTH, TaehvGeometry

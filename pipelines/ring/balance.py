@@ -41,7 +41,7 @@ class Rules:
 
 
 class _Rank:
-    """What is known of one rank. Blocks: of what one takes; the rest: of what comes beside them (s, per row)."""
+    """What is known of one rank: what a row takes of it for each block, and for all the rest (s)."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules

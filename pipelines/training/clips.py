@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.causal_wan.autoencoder import CHUNK, AutoencoderState, StreamingAutoencoder
+from pipelines.causal_wan.autoencoder import AutoencoderState, StreamingAutoencoder
+from pipelines.causal_wan.geometry import CHUNK
 from pipelines.training.precision import autocast
 from pipelines.training.scenes import Scenery
 from pipelines.training.styles import STYLES

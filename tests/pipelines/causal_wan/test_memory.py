@@ -48,10 +48,13 @@ def test_the_other_models_are_as_large_as_written_down() -> None:
     )
     with torch.device("meta"):
         layers = UMT5EncoderModel(xxl).encoder
+        wan, taehv = AutoencoderKLWan(), Taehv(TaehvGeometry())
         sizes = {
             memory._UMT5_LAYERS_PARAMETERS: parameters(layers) - 256384 * 4096,
-            memory._WAN_VAE_PARAMETERS: parameters(AutoencoderKLWan()),
-            memory._TAEHV_PARAMETERS: parameters(Taehv(TaehvGeometry())),
+            memory._CODEC_PARAMETERS["wan_vae"].encoder: parameters(wan.encoder),
+            memory._CODEC_PARAMETERS["wan_vae"].decoder: parameters(wan.decoder),
+            memory._CODEC_PARAMETERS["taehv"].encoder: parameters(taehv.encoder),
+            memory._CODEC_PARAMETERS["taehv"].decoder: parameters(taehv.decoder),
         }
     for written, real in sizes.items():
         assert written == pytest.approx(real, rel=0.01)
@@ -78,7 +81,7 @@ def test_both_codecs_weights_are_counted_and_what_they_share_once() -> None:
     def weights(**codecs: str) -> int:
         return memory.memory_of({**WAN.settings, **codecs}, WAN.defaults).weights
 
-    taehv, wan = 2 * memory._TAEHV_PARAMETERS, 2 * memory._WAN_VAE_PARAMETERS
+    taehv, wan = (2 * sum(memory._CODEC_PARAMETERS[role]) for role in ("taehv", "wan_vae"))
     dit = weights(codec="taehv") - taehv
     assert weights(codec="wan") == dit + wan
     for codec, light in (("wan", "taehv"), ("wan", "paired"), ("paired", "taehv")):
@@ -135,6 +138,35 @@ def test_the_text_encoder_counts_while_it_is_on_the_device() -> None:
     assert offloaded.session == kept.session
     tiny = PRESETS["tiny"]
     assert memory.memory_of(tiny.settings, tiny.defaults).prompt == 0
+
+
+@pytest.mark.parametrize("name", ["tiny", "wan-1.3b", "wan-14b"])
+def test_devices_that_share_the_blocks_hold_together_what_one_would(name: str) -> None:
+    preset = PRESETS[name]
+    shares = memory.shares_of(preset.settings, preset.defaults)
+    whole = memory.memory_of(preset.settings, preset.defaults)
+    front = shares.part(2, first=True, last=False)
+    middle = shares.part(0, first=False, last=False)
+    back = shares.part(shares.layers - 2, first=False, last=True)
+    assert middle == memory.Memory(0, 0, 0)
+    assert front.weights + back.weights == whole.weights
+    assert front.session + back.session == whole.session
+    assert (front.prompt, back.prompt) == (whole.prompt, 0)
+    assert whole.of(3) == whole.weights + whole.prompt + 3 * whole.session
+
+
+def test_the_ends_hold_the_codec_that_keeps_more_and_the_blocks_the_rest() -> None:
+    wan = memory.shares_of({**WAN.settings, "codec": "wan", "light_codec": "taehv"}, WAN.defaults)
+    taehv = memory.shares_of(WAN.settings, WAN.defaults)
+    geometry = WanVaeGeometry()
+    assert wan.first.session == geometry.encoder_bytes(480, 832, torch.bfloat16)
+    assert wan.last.session == geometry.decoder_bytes(480, 832, torch.bfloat16)
+    assert wan.block == taehv.block
+    model = DiTGeometry.from_settings(WAN.settings["dit"])
+    with torch.device("meta"):
+        dit = CausalWanModel(model)
+    assert taehv.block.weights == 2 * parameters(dit.blocks[0])
+    assert taehv.last.weights == 2 * (parameters(dit.head) + memory._CODEC_PARAMETERS["taehv"].decoder)
 
 
 def test_without_a_dit_nothing_is_taken() -> None:
