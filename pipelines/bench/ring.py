@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from pipelines.ring.arrangement import SPARE_CHUNKS, Arrangement
 from pipelines.ring.balance import Balancer
 from pipelines.ring.balance import Rules as BalanceRules
 from pipelines.ring.group import Group
+from pipelines.ring.head import Journey
 from pipelines.ring.parts import RankModels, Words
 from pipelines.ring.pipeline import RingPipeline
 from pipelines.ring.split import even
@@ -141,7 +142,7 @@ def ring(case: RingCase) -> Iterator[RingPipeline]:
         balancer = Balancer(arrangement.split, rules=SOON)
         if not case.balanced:
             balancer.freeze()
-        entrance = StreamBatchEntrance[parts.Journey](case.ranks) if case.stream_batch else None
+        entrance = StreamBatchEntrance[Journey](case.ranks) if case.stream_batch else None
         spec = replace(_spec(), stages=case.ranks, flight=case.ranks * case.steps + SPARE_CHUNKS)
         pipeline = parts.lead(models, arrangement, group, spec, words, balancer, entrance)
         try:
@@ -161,7 +162,7 @@ def _follow(case: RingCase, rendezvous: str, rank: int) -> None:
     group.leave()
 
 
-def _context() -> BaseContext:
+def _context() -> ForkServerContext:
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(["torch", "torch.distributed", "pipelines.ring.parts", "pipelines.bench.ring"])
     return made

@@ -144,8 +144,13 @@ def decodes_with(row: Row[StreamState]) -> object:
 def result_of(row: Row[StreamState], geometry: DiTGeometry) -> Tensor:
     """The latent frame (1, C, 1, h, w) that is shown of a row that is done."""
     done: LatentRow = row.latent
-    strength = min(done.noise / FULL_STRENGTH, 1.0) if geometry.cond_channels else 1.0
+    strength = strength_of(done, geometry)
     return done.latent if strength == 1.0 else torch.lerp(done.condition, done.latent, strength)
+
+
+def strength_of(row: LatentRow, geometry: DiTGeometry) -> float:
+    """How much of what the DiT made of a row is shown, 0..1; the rest is the source."""
+    return min(row.noise / FULL_STRENGTH, 1.0) if geometry.cond_channels else 1.0
 
 
 def to_pictures(frames: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from pipelines.causal_wan.cache import RollingKVCache
 from pipelines.causal_wan.denoiser import Denoiser, LatentStream, Pass
 from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
 from pipelines.ring.group import Group
-from pipelines.ring.operations import Copy, GiveBack, Grid, Rows, Take
+from pipelines.ring.operations import Copy, Final, GiveBack, Grid, Rows, Take
 from pipelines.ring.stage import Stage
 
 
@@ -61,8 +62,8 @@ class RingDenoiser(Denoiser):
         super().close(stream)
         self._numbers.pop(stream, None)
 
-    def operation(self, passing: Pass) -> Rows:
-        """What the other ranks have to know of a pass."""
+    def operation(self, passing: Pass, finals: Sequence[Final | None]) -> Rows:
+        """What the other ranks have to know of a pass; finals: for each of its rows, in their order."""
         rows = passing.rows
         return Rows(
             rows[0].stream.cache.grid,
@@ -71,4 +72,5 @@ class RingDenoiser(Denoiser):
             tuple(passing.again),
             tuple(row.context.number for row in rows),
             tuple(self.number(row.stream) for row in rows),
+            tuple(finals),
         )

@@ -15,8 +15,8 @@ _SHOWN = 300
 
 
 @contextmanager
-def harmless(stage: Stage, streams: tuple[int, ...], message: Tensor) -> Iterator[None]:
-    """What fails within is written into the message that goes on all the same, and why into the next report.
+def harmless(stage: Stage, streams: tuple[int, ...], *messages: Tensor) -> Iterator[None]:
+    """What fails within is written into the messages that go on all the same, and why into the next report.
 
     Raises where it is the device that is broken, and not the work.
     """
@@ -25,7 +25,8 @@ def harmless(stage: Stage, streams: tuple[int, ...], message: Tensor) -> Iterato
     except Exception as error:  # noqa: BLE001 - a model may raise anything
         if stage.device.type == "cuda":
             torch.cuda.synchronize(stage.device)
-        status(message).fill_(FAILED)
+        for message in messages:
+            status(message).fill_(FAILED)
         text = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN]
         for stream in streams:
             stage.watch.failed(stream, text)

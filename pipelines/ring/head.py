@@ -25,7 +25,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pipelines.causal_wan.denoiser import LatentRow
+from pipelines.causal_wan.denoiser import LatentRow, Pass
 from pipelines.ring.balance import Balancer
 from pipelines.ring.contexts import Contexts
 from pipelines.ring.denoising import RingDenoiser
@@ -34,11 +34,11 @@ from pipelines.ring.group import Group, Incoming
 from pipelines.ring.harm import harmless
 from pipelines.ring.microbatch import MicroBatch
 from pipelines.ring.moving import carry_out
-from pipelines.ring.operations import CloseDecoder, Decode, Move, Report, Stop
+from pipelines.ring.operations import CloseDecoder, Decode, Final, Move, Report, Rows, Stop
 from pipelines.ring.packing import SIDE, packed, result_shape, returned, status
 from pipelines.ring.rank import REPORT_S
 from pipelines.ring.stage import Stage
-from pipelines.ring.tail import picture_shape
+from pipelines.ring.tail import final_shape, picture_shape
 from pipelines.ring.times import RingTimes
 from streamgen.errors import DeviceLostError, EngineError
 
@@ -58,12 +58,24 @@ class _Sent:
     back: Back
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is to become of a row whose last step this is."""
+
+    strength: float
+    """As Final.strength."""
+    vae: str
+    leading: bool
+    shown: Callable[[Tensor | Exception], None]
+    """Gets its pictures (T, H, W, 3), uint8, on the CPU, or why there are none."""
+
+
 @dataclass(slots=True, eq=False)
 class Journey:
-    """A chunk that takes all its steps: as it is now, and who wants to know how it ends."""
+    """A chunk that takes all its steps: as it is now, and how it is to end."""
 
     row: LatentRow
-    done: Callable[[LatentRow | Exception], None]
+    ending: Ending
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,14 +179,25 @@ class Head:
     def leave(self, stream: int, why: Exception) -> None:
         """The stream's chunks that wait for a step end here; its decoder is not needed any more."""
         for traveller in self._entrance.forget(stream):
-            traveller.row.done(why)
+            traveller.row.ending.shown(why)
         self._failures.pop(stream, None)
         self._group.tell(CloseDecoder(stream), [self._group.last])
 
-    def send_pass(self, rows: Sequence[LatentRow], back: Callable[[list[LatentRow | Exception]], None]) -> None:
-        """One step of rows of one size, which all lead or none do; `back` gets what became of them, in their order."""
+    def send_pass(
+        self,
+        rows: Sequence[LatentRow],
+        back: Callable[[list[LatentRow | Exception]], None],
+        endings: Sequence[Ending | None] | None = None,
+    ) -> None:
+        """One step of rows of one size, which all lead or none do; `back` gets what became of them, in their order.
+
+        endings: of each row that is to be shown after this step.
+        """
         passing = self._denoiser.begin(rows)
-        operation = self._denoiser.operation(passing)
+        ends = [None if endings is None else endings[place] for place in passing.order]
+        operation = self._denoiser.operation(
+            passing, [_final(end, level.sigma) for end, level in zip(ends, passing.levels, strict=True)]
+        )
         shape = self._stage.prediction_shape(operation)
 
         def predicted(message: Tensor | Exception) -> None:
@@ -192,6 +215,7 @@ class Head:
         latent, condition, times = self._denoiser.inputs(passing)
         self._group.tell(operation)
         self._expect(self._stage.room_for(result_shape(shape)), predicted)
+        self._send_finals(passing, operation, ends, shape)
         self._under_way += 1
         with self._stage.watch.span("beside", len(rows)):
             x, _ = self._stage.model.embed(latent, condition)
@@ -200,6 +224,29 @@ class Head:
             message[:, :-SIDE] = self._stage.through(operation, x, times[1])
         self._group.send("rows", self._group.next, message)
         self._denoiser.placed(passing)
+
+    def _send_finals(
+        self, passing: Pass, operation: Rows, ends: Sequence[Ending | None], shape: tuple[int, ...]
+    ) -> None:
+        """What the last rank needs to make pictures of the rows that take their last step."""
+        rows = [row for row, end in zip(passing.rows, ends, strict=True) if end is not None]
+        if not rows:
+            return
+        for end, final, stream in zip(ends, operation.finals, operation.streams, strict=True):
+            if end is not None and final is not None:
+                self._expect_picture(final_shape(final, shape), stream, end.shown)
+        latents, conditions = torch.cat([row.latent for row in rows]), torch.cat([row.condition for row in rows])
+        self._group.send("latents", self._group.last, torch.stack([latents, conditions]))
+
+    def _expect_picture(self, shape: tuple[int, ...], stream: int, shown: Callable[[Tensor | Exception], None]) -> None:
+        def came(message: Tensor | Exception) -> None:
+            if isinstance(message, Exception):
+                shown(message)
+                return
+            here = message.cpu()
+            shown(self._failure(stream) if status(here).any() else returned(here, shape)[0])
+
+        self._expect(torch.empty(result_shape(shape), dtype=torch.uint8, device=self._stage.device), came)
 
     def send_latents(
         self,
@@ -291,19 +338,22 @@ class Head:
         """The rows that go first, as one pass."""
         travellers = self._entrance.next(self._microbatch.most(self._entrance.able()))
 
+        journeys = [traveller.row for traveller in travellers]
+        endings = [it.ending if it.row.step + 1 == it.row.steps else None for it in journeys]
+
         def back(rows: list[LatentRow | Exception]) -> None:
-            for traveller, row in zip(travellers, rows, strict=True):
+            for traveller, journey, ending, row in zip(travellers, journeys, endings, rows, strict=True):
+                if ending is not None:
+                    continue  # its pictures come behind this
                 if isinstance(row, Exception):
                     self._entrance.give_up(traveller)
-                    traveller.row.done(row)
+                    journey.ending.shown(row)
                     continue
-                traveller.row.row = row
-                if row.done:
-                    traveller.row.done(row)
-                elif not self._entrance.back(traveller):
-                    traveller.row.done(EngineError("the stream was closed"))
+                journey.row = row
+                if not self._entrance.back(traveller):
+                    journey.ending.shown(EngineError("the stream was closed"))
 
-        self.send_pass([traveller.row.row for traveller in travellers], back)
+        self.send_pass([journey.row for journey in journeys], back, endings)
 
     def _expect(self, room: Tensor, back: Back) -> None:
         sent = _Sent(self._group.receive("results", self._group.last, room), back)
@@ -377,6 +427,10 @@ class Head:
         for sent in [sent for sent, _ in arrived] + outstanding:
             sent.back(error)
         for traveller in self._entrance.clear():
-            traveller.row.done(error)
+            traveller.row.ending.shown(error)
         for task in tasks:
             task.abort(error)
+
+
+def _final(ending: Ending | None, sigma: float) -> Final | None:
+    return None if ending is None else Final(sigma, ending.strength, ending.vae, ending.leading)

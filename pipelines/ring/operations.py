@@ -60,6 +60,19 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Final:
+    """A row's last step: the last rank makes pictures of it at once."""
+
+    sigma: float
+    """With which the clean latent is taken out of the prediction."""
+    strength: float
+    """How much of that is shown, 0..1; the rest is the source."""
+    vae: str
+    leading: bool
+    """It is the stream's first chunk, which stands for one frame; else for four."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """A pass. What goes from rank to rank is (rows, frames * tokens + SIDE, dim): tokens, then what `packing` adds."""
 
@@ -70,6 +83,9 @@ class Rows:
     again: tuple[bool, ...]
     contexts: tuple[int, ...]
     streams: tuple[int, ...]
+    finals: tuple[Final | None, ...]
+    """For each row. Of those that are final the first rank sends (2, rows, C, frames, h, w) to the last: latents and
+    conditions; and gets pictures of each by itself, behind the predictions of all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def stage_of(models: RankModels, arrangement: Arrangement, rank: int) -> Stage:
 def follow(models: RankModels, arrangement: Arrangement, group: Group) -> None:
     """Runs a rank behind the first until it says stop. Raises DeviceLostError where the ring breaks."""
     stage = stage_of(models, arrangement, group.rank)
-    tail = Tail(models.codecs, stage.watch) if group.rank == group.last else None
+    tail = Tail(models.codecs, models.dit.geometry.prediction, stage.watch) if group.rank == group.last else None
     Rank(group, stage, tail).work()
 
 

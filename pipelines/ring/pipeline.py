@@ -13,11 +13,11 @@ from torch import Tensor
 from pipelines.causal_wan.denoiser import LatentRow
 from pipelines.causal_wan.grouping import grouped
 from pipelines.causal_wan.intake import Intake, StreamState
-from pipelines.causal_wan.pipeline import check_undone, decodes_with, result_of, size_of
+from pipelines.causal_wan.pipeline import check_undone, decodes_with, result_of, size_of, strength_of
 from pipelines.ring.arrival import Arrival
 from pipelines.ring.denoising import RingDenoiser
 from pipelines.ring.entrance import Traveller
-from pipelines.ring.head import Head, Journey
+from pipelines.ring.head import Ending, Head, Journey
 from pipelines.ring.stage import Stage
 from streamgen.core import Arrived, Params, PipelineSpec, Pixels, Row
 from streamgen.errors import EngineError
@@ -90,40 +90,27 @@ class RingPipeline:
         rows = self._encode(chunks)
         arrival = Arrival([row.sigma for row in rows], [row.steps for row in rows], self._head, arrived)
         for i, row in enumerate(rows):
-            self._head.come(self._traveller(row, self._after(row, arrival.chunk(i))))
+            self._head.come(self._traveller(row, arrival.chunk(i)))
 
-    def _traveller(self, row: Row[StreamState], done: Callable[[LatentRow | Exception], None]) -> Traveller[Journey]:
+    def _traveller(self, row: Row[StreamState], shown: Callable[[Pixels | Exception], None]) -> Traveller[Journey]:
         latent, geometry = row.latent, self._denoiser.geometry
         leads = geometry.start == "last" and latent.chunk == 0
         before = self._most_steps[row.state]
         grows = geometry.start == "last" and row.steps > before > 0  # its caches begin as copies of others
         self._most_steps[row.state] = max(before, row.steps)
+
+        def picture(result: Tensor | Exception) -> None:
+            shown(result if isinstance(result, Exception) else result.numpy()[: row.frames])
+
+        strength = strength_of(latent, self._stage.model.geometry)
         return Traveller(
-            Journey(latent, done),
+            Journey(latent, Ending(strength, row.state.params.vae, row.leading, picture)),
             self._denoiser.number(row.state.latents),
             next(self._numbers),
             row.steps,
             alone=leads or grows or geometry.memory != "own",
             kind=(latent.latent.shape, leads),
         )
-
-    def _after(
-        self, row: Row[StreamState], shown: Callable[[Pixels | Exception], None]
-    ) -> Callable[[LatentRow | Exception], None]:
-        """What is to be done when a chunk has taken all its steps: it is decoded, and then shown."""
-
-        def finished(latent: LatentRow | Exception) -> None:
-            if isinstance(latent, Exception):
-                shown(latent)
-            elif row.state not in self._most_steps:
-                shown(EngineError("the stream was closed"))
-            else:
-                self._send_latents([replace(row, latent=latent, step=latent.step)], lambda results: of(results[0]))
-
-        def of(picture: Tensor | Exception) -> None:
-            shown(picture if isinstance(picture, Exception) else picture.numpy()[: row.frames])
-
-        return finished
 
     def _send_latents(self, rows: Sequence[Row[StreamState]], back: Callable[[list[Tensor | Exception]], None]) -> None:
         """Rows of one size and age, of streams with the same codec."""

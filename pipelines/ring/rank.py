@@ -31,9 +31,9 @@ from pipelines.ring.operations import (
     Stop,
     Take,
 )
-from pipelines.ring.packing import SIDE, result_shape, status, unpacked
+from pipelines.ring.packing import SIDE, result_shape, returned, status, unpacked
 from pipelines.ring.stage import Stage
-from pipelines.ring.tail import Tail, picture_shape
+from pipelines.ring.tail import Tail, final_shape, picture_shape
 from streamgen.errors import DeviceLostError
 
 REPORT_S = 0.25
@@ -48,7 +48,9 @@ class _Read:
     """An operation, with the tensor that it needs on its way."""
 
     operation: Operation
-    incoming: Incoming | None = None
+    incoming: Incoming | None
+    finals: Incoming | None
+    """Latents and conditions of rows that take their last step, on the last rank."""
 
 
 class Rank:
@@ -72,7 +74,7 @@ class Rank:
                 if isinstance(read.operation, Stop):
                     self._group.settle()
                     return
-                self._do(read.operation, read.incoming)
+                self._do(read.operation, read.incoming, read.finals)
 
     def _listen(self) -> None:
         """Reads ahead."""
@@ -80,7 +82,7 @@ class Rank:
             with torch.inference_mode():
                 while True:
                     operation = self._group.told()
-                    self._queue.put(_Read(operation, self._awaited(operation)))
+                    self._queue.put(_Read(operation, self._awaited(operation), self._awaited_finals(operation)))
                     if isinstance(operation, Stop):
                         return
                     if isinstance(operation, Move) and self._group.rank in (operation.source, operation.target):
@@ -101,11 +103,11 @@ class Rank:
             case _:
                 return None
 
-    def _do(self, operation: Operation, incoming: Incoming | None) -> None:
+    def _do(self, operation: Operation, incoming: Incoming | None, finals: Incoming | None) -> None:
         match operation:
             case Rows():
                 assert incoming is not None, "rows are awaited"
-                self._pass(operation, incoming.wait())
+                self._pass(operation, incoming.wait(), finals)
                 self._report()
             case Decode():
                 assert incoming is not None, "latents are awaited"
@@ -119,6 +121,15 @@ class Rank:
             case _:
                 self._note(operation)
 
+    def _awaited_finals(self, operation: Operation) -> Incoming | None:
+        if self._tail is None or not isinstance(operation, Rows):
+            return None
+        count = sum(final is not None for final in operation.finals)
+        if not count:
+            return None
+        shape = (2, count, *self._stage.prediction_shape(operation)[1:])
+        return self._group.receive("latents", 0, self._stage.room_for(shape))
+
     def _note(self, operation: Operation) -> None:
         match operation:
             case Context(context, embedded, weights):
@@ -131,7 +142,7 @@ class Rank:
             case _:
                 raise AssertionError(f"{type(operation).__name__} is for another place")
 
-    def _pass(self, rows: Rows, message: Tensor) -> None:
+    def _pass(self, rows: Rows, message: Tensor, finals: Incoming | None) -> None:
         x, (time_, modulation) = unpacked(message)
         with harmless(self._stage, rows.streams, message):
             message[:, :-SIDE] = x = self._stage.through(rows, x, modulation)
@@ -143,6 +154,24 @@ class Rank:
         with harmless(self._stage, rows.streams, result), self._stage.watch.span("beside", len(rows.slots)):
             result[:, :-1] = self._stage.model.predict(x, time_, (rows.frames, *rows.grid)).flatten(1)
         self._group.send("results", 0, result)
+        if finals is not None:
+            self._show(rows, result, finals.wait())
+
+    def _show(self, rows: Rows, result: Tensor, sent: Tensor) -> None:
+        """Pictures of the final rows, each in a message of its own."""
+        assert self._tail is not None, "only the last rank makes pictures"
+        prediction = self._stage.prediction_shape(rows)
+        finals = [(i, final) for i, final in enumerate(rows.finals) if final is not None]
+        shapes = [result_shape(final_shape(final, prediction)) for _, final in finals]
+        messages = [torch.zeros(shape, dtype=torch.uint8, device=result.device) for shape in shapes]
+        for message, (i, _) in zip(messages, finals, strict=True):
+            status(message).copy_(status(result)[i : i + 1])
+        with harmless(self._stage, tuple(rows.streams[i] for i, _ in finals), *messages):
+            pictures = self._tail.pictures(rows, returned(result, prediction), sent)
+            for message, picture in zip(messages, pictures, strict=True):
+                message[:, :-1] = picture.flatten()
+        for message in messages:
+            self._group.send("results", 0, message)
 
     def _decode(self, operation: Decode, latents: Tensor) -> None:
         assert self._tail is not None, "only the last rank is told to decode"

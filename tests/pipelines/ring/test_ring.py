@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from torch import Tensor
 
 from pipelines.bench.paced import Pace
+from pipelines.causal_wan.denoiser import LatentRow, Pass
 from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
 from pipelines.ring.arrangement import Arrangement
 from pipelines.ring.balance import Balancer, Rules
@@ -141,13 +142,16 @@ def test_chunks_that_flow_give_what_one_device_gives_while_blocks_move(
     moves = to_and_fro(split)
     with ring(recipe, Arrangement(split)) as pipeline:
         latents: dict[int, list[Tensor]] = {}
-        send = pipeline.head.send_latents
+        finish = pipeline._denoiser.finish
 
-        def noted(streams: tuple[int, ...], vae: str, latent: Tensor, frames: int, back: Callable[..., None]) -> None:
-            latents.setdefault(streams[0], []).append(latent.clone())
-            send(streams, vae, latent, frames, back)
+        def noted(passing: Pass, prediction: Tensor) -> list[LatentRow]:
+            rows = finish(passing, prediction)
+            for row in rows:
+                if row.done:
+                    latents.setdefault(row.stream.seed, []).append(row.latent.clone())
+            return rows
 
-        monkeypatch.setattr(pipeline.head, "send_latents", noted)
+        monkeypatch.setattr(pipeline._denoiser, "finish", noted)
         flowing = Flowing(pipeline)
         states = [pipeline.open(asked(i, steps=(2, 4, 1)[i])) for i in range(3)]
         for n in range(CHUNKS):
