@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.context import ForkServerContext
@@ -210,10 +210,3 @@ def _spec() -> PipelineSpec:
 
 def _chunk(*, first: bool) -> Pixels:
     return np.full((1 if first else 4, SIZE, SIZE, 3), 127, np.uint8)
-
-
-def as_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    head, *rest = rows
-    lines = [head, ["---"] * len(head), *rest]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

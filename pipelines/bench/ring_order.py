@@ -34,6 +34,8 @@ class StreamBatchEntrance(Entrance[T]):
             traveller.sent += 1
             if traveller.sent == traveller.steps:
                 self._leave(traveller)
+        if batch and all(traveller.sent == traveller.steps for traveller in batch):
+            self._alone += 1  # nothing of it comes round: another may begin in its place
         return batch
 
     def _batch(self) -> list[Traveller[T]]:
@@ -41,4 +43,4 @@ class StreamBatchEntrance(Entrance[T]):
         new = [it for it in self._waiting if not it.sent]
         if back:
             return back + new[:1]
-        return new[:1] if self._alone > 0 or (new and new[0].steps == 1) else []
+        return new[:1] if self._alone > 0 else []
