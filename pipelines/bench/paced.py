@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.causal_wan.dit import Cache, CausalWanModel, TextContext
 from pipelines.causal_wan.geometry import DiTGeometry
-from pipelines.causal_wan.parts import Codec
+from pipelines.causal_wan.parts import Codec, Half
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,9 @@ class PacedCodec:
     def decode(self, states: Sequence[Any], latents: Tensor) -> Tensor:
         with _taking(self._pace.decode_s * len(states), self._sleep):
             return self._codec.decode(states, latents)
+
+    def part_with(self, half: Half) -> None:
+        self._codec.part_with(half)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines.causal_wan.geometry import CHUNK
+from pipelines.causal_wan.parts import Half
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,10 @@ class TinyCodec:
             state.carried = state.carried._replace(decoder=_only(after.decoder, i))
             state.decoding = True
         return frames[:, -1:] if first else frames
+
+    def part_with(self, half: Half) -> None:
+        modules = {"encoder": self._model.encoder, "decoder": self._model.decoder}
+        modules[half].to("meta")
 
 
 def _gathered(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pipelines.causal_wan.parts import Codec
+from pipelines.causal_wan.parts import Codec, Half
 
 
 class MeasuredCodec(Codec, Protocol):
@@ -44,6 +44,10 @@ class PairedCodec:
 
     def decode(self, states: Sequence[tuple[Any, Any]], latents: Tensor) -> Tensor:
         return self._decoder.decode([state for _, state in states], latents)
+
+    def part_with(self, half: Half) -> None:
+        for codec in (self._encoder, self._decoder):
+            codec.part_with(half)
 
     def bytes_per_state(self, height: int, width: int, dtype: torch.dtype) -> int:
         """Bytes that a stream of frames of this size, in pixels, keeps while it runs."""

@@ -6,9 +6,11 @@ Each family of weights brings its own; the pipeline knows these protocols alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
+
+Half = Literal["encoder", "decoder"]
 
 
 class Codec(Protocol):
@@ -33,6 +35,10 @@ class Codec(Protocol):
 
     def decode(self, states: Sequence[Any], latents: Tensor) -> Tensor:
         """The pictures (B, T, 3, H, W), about -1..1, of the next latent frames; T as for `encode`."""
+        ...
+
+    def part_with(self, half: Half) -> None:
+        """Gives back the weights of a half that is not needed: another device has it."""
         ...
 
 

@@ -27,6 +27,7 @@ from pipelines.causal_wan.codec_batch import SPACE, Size, check_frames, check_la
 from pipelines.causal_wan.geometry import CHUNK
 from pipelines.causal_wan.latent_scale import LatentScale
 from pipelines.causal_wan.memory_format import lay_out_channels_last
+from pipelines.causal_wan.parts import Half
 from pipelines.causal_wan.taehv_geometry import DEPTH, TaehvGeometry
 from pipelines.causal_wan.taehv_layers import Grow, Memory, Mix, Shrink, SoftClamp
 from pipelines.causal_wan.wan_vae_geometry import WAN_DEVIATION, WAN_MEAN
@@ -129,6 +130,10 @@ class TaehvCodec:
             state.decoder, state.decoded = own, (latents.shape[3] * SPACE, latents.shape[4] * SPACE)
         pictures = x.clamp_(-1, 1)
         return pictures[:, -1:] if first else pictures
+
+    def part_with(self, half: Half) -> None:
+        modules = {"encoder": self._encoder, "decoder": self._decoder}
+        modules[half].to("meta")
 
     def bytes_per_state(self, height: int, width: int, dtype: torch.dtype) -> int:
         """Bytes that a stream of frames of this size, in pixels, keeps while it runs."""

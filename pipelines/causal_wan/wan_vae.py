@@ -23,6 +23,7 @@ from pipelines.causal_wan import weights
 from pipelines.causal_wan.codec_batch import SPACE, Size, check_frames, check_latents, gathered, parted
 from pipelines.causal_wan.latent_scale import LatentScale
 from pipelines.causal_wan.memory_format import lay_out_channels_last
+from pipelines.causal_wan.parts import Half
 from pipelines.causal_wan.wan_vae_geometry import Slot, WanVaeGeometry
 from pipelines.causal_wan.wan_vae_layout import names_in
 
@@ -103,6 +104,10 @@ class WanCodec:
         for state in states:
             state.decoded = size
         return pictures.clamp_(-1, 1).transpose(1, 2)
+
+    def part_with(self, half: Half) -> None:
+        modules = {"encoder": self._vae.encoder, "decoder": self._vae.decoder}
+        modules[half].to("meta")
 
     def bytes_per_state(self, height: int, width: int, dtype: torch.dtype) -> int:
         """Bytes that a stream of frames of this size, in pixels, keeps while it runs."""

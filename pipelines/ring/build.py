@@ -27,6 +27,7 @@ from pipelines.causal_wan.device import states_that_fit
 from pipelines.causal_wan.dit import CausalWanModel
 from pipelines.causal_wan.geometry import DiTGeometry
 from pipelines.causal_wan.lora import MergedLoRAs
+from pipelines.causal_wan.part import Part
 from pipelines.causal_wan.parts import Codec
 from pipelines.causal_wan.tiny_text import TextGeometry, TinyText, TinyTextEncoder
 from pipelines.ring import parts
@@ -107,6 +108,7 @@ def _build_tiny(seat: Seat) -> _Built:
         fill_tiny(text, preset, "text", on, dtype)
         words = Words(TinyText(text), settings["blend_chunks"])
     codecs: Mapping[str, Codec] = {} if codec is None else {"full": codec}
+    _part_with_the_rest(codecs, part)
     return _Built(RankModels(dit, rules_of(settings), on, dtype, codecs), light_vae=False, words=words)
 
 
@@ -132,6 +134,7 @@ def _build_wan(seat: Seat) -> _Built:
     if part.first or part.last:
         full, light = build_codecs(chosen, places, on, dtype, raw_latents=settings["raw_latents"])
         codecs = {"full": full} if light is None else {"full": full, "light": light}
+        _part_with_the_rest(codecs, part)
     words = None
     if part.first:
         text = UMT5TextEncoder.load(
@@ -142,3 +145,12 @@ def _build_wan(seat: Seat) -> _Built:
         words = Words(text, settings["blend_chunks"], executor)
     models = RankModels(dit, rules_of(settings), on, dtype, codecs)
     return _Built(models, light_vae=chosen.light is not None, words=words)
+
+
+def _part_with_the_rest(codecs: Mapping[str, Codec], part: Part) -> None:
+    """The first rank encodes, and the last decodes."""
+    for codec in codecs.values():
+        if not part.last:
+            codec.part_with("decoder")
+        if not part.first:
+            codec.part_with("encoder")
