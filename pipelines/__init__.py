@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.registry import PRESETS, build
+from pipelines.registry import PRESETS, build, share_cores
 
-__all__ = ["PRESETS", "build"]
+__all__ = ["PRESETS", "build", "share_cores"]

@@ -53,6 +53,9 @@ class Preset:
     """What the builder needs: geometry, weights."""
     folder: Path
     """Where the preset's own files are."""
+    preload: tuple[str, ...]
+    """Modules that building it takes long to import. None of them uses a GPU, or leaves a thread behind, when it is
+    imported: a process that has them can be forked."""
 
 
 def _load(path: Path) -> Preset:
@@ -67,6 +70,7 @@ def _load(path: Path) -> Preset:
         builder=document["builder"],
         settings=document["settings"],
         folder=_FOLDER / path.stem,
+        preload=tuple(document.get("preload", ())),
     )
 
 
@@ -90,19 +94,21 @@ def build(
     if name not in PRESETS:
         raise PresetError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     preset = PRESETS[name]
-    _share_cores()
+    share_cores()
     module, function = preset.builder.split(":")
     choices = Choices(device, threads, attention, compiled, tuple(loras))
     pipeline: Pipeline[Any] = getattr(importlib.import_module(module), function)(preset, choices)
     return pipeline
 
 
-def _share_cores() -> None:
-    """Has torch's threads spin only briefly where they wait for each other, unless the user chose otherwise.
+def share_cores() -> None:
+    """Has torch's threads spin only briefly where they wait for each other, unless the user chose otherwise: in this
+    process, and in those that it starts.
 
     By default they spin for milliseconds, in place of those that they wait for as soon as another program wants one of
     the cores; a live stream then becomes a slide show. Not to spin at all costs the more when idle.
-    The OpenMP runtime (libgomp) reads this when torch is first imported.
+    The OpenMP runtime (libgomp) reads this when torch is first imported. `build` calls this in time, unless a process
+    begins with torch imported already.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
