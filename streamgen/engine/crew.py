@@ -21,7 +21,7 @@ from streamgen.engine import rank, worker
 from streamgen.engine.frames import FrameMemory
 from streamgen.engine.heartbeat import BEAT_S, SILENT_S, Pulse, Watch
 from streamgen.engine.messages import FromWorker, Ready, ToWorker, one_line
-from streamgen.engine.process import BURIAL_S, Birth, Process, mask_interrupts
+from streamgen.engine.process import BURIAL_S, Birth, Process, mask_signals
 from streamgen.engine.team import Team, title
 from streamgen.errors import EngineError, WorkerDiedError
 
@@ -111,7 +111,7 @@ class Crew:
 
     def _start(self, belongings: contextlib.ExitStack) -> Pulse:
         """All processes, unless they are not wanted any more. The team's belongings are gone with it."""
-        mask_interrupts()
+        mask_signals()
         pulse = Pulse(len(self._titles))
         belongings.callback(pulse.close)
         folder = "" if self._alone else tempfile.mkdtemp(prefix="streamgen-team-")

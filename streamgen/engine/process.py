@@ -27,6 +27,8 @@ _FORKS = sys.platform == "linux"  # elsewhere what libraries do in a process doe
 
 _OURS = "streamgen.engine.crew"
 
+_MASKED = {signal.SIGINT, signal.SIGTERM}
+
 
 def preload(modules: Sequence[str]) -> None:
     """Has processes begin with these modules imported: they are forked from one that does nothing else. Of effect
@@ -38,12 +40,13 @@ def preload(modules: Sequence[str]) -> None:
         multiprocessing.get_context("forkserver").set_forkserver_preload([_OURS, *modules])
 
 
-def mask_interrupts() -> None:
+def mask_signals() -> None:
     """For the thread that starts processes. They must not see a Ctrl-C before they can ignore it, so they inherit a
-    mask that blocks it; the tracker of multiprocessing, where it starts only now, would lift the mask again.
+    mask that blocks it; the tracker of multiprocessing, where it starts only now, would lift the mask again. The
+    process that they are forked from keeps the mask, and ends with the service.
     """
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, _MASKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ def _started(title: str, arguments: Sequence[Any]) -> BaseProcess:
 def _run(birth: Birth, main: Callable[..., None], *arguments: Any) -> None:
     """The process itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the service decides when to end
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _MASKED)
     os.environ.update(birth.environment)
     keep_large_blocks()
     birth.pulse.keep(birth.rank)

@@ -80,7 +80,7 @@ async def test_a_worker_becomes_ready_and_stops_when_asked(folder: Path) -> None
         made.kill("too late")
 
 
-async def test_an_interrupt_at_any_time_leaves_the_worker_alone(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_an_interrupt_at_any_time_leaves_the_worker_alone() -> None:
     async with single() as made:
         await until(lambda: bool(made.pids))
         os.kill(made.pids[0], signal.SIGINT)  # it begins only now

@@ -19,7 +19,7 @@ from streamgen.core import Params
 from streamgen.engine import ChunkWork, Devices, Engine, Team
 from streamgen.errors import EngineError, PresetError, WorkerDiedError
 from tests.support import teams
-from tests.support.processes import alive, open_files, until
+from tests.support.processes import alive, open_files, parent, until
 
 PARAMS = Params(prompt="ink", width=64, height=64)
 WORK = ChunkWork("a", PARAMS, first=True, pixels=[np.zeros((64, 64, 3), np.uint8)] * 4)
@@ -80,6 +80,20 @@ async def test_ten_teams_one_after_the_other_leave_nothing(
         assert len(multiprocessing.active_children()) == 3
         assert entries(tmp_path) == 1
         await until(lambda: (open_files(), threading.active_count()) <= before)
+
+
+async def test_the_process_that_others_are_forked_from_may_die_too() -> None:
+    restarts: list[str] = []
+    async with running(teams.devices("cpu", "cpu"), on_restart=restarts.append) as engine:
+        lost = engine.pids
+        (origin,) = {parent(pid) for pid in lost}
+        os.kill(origin, signal.SIGKILL)
+        await until(lambda: not alive(origin))
+        await answered(engine)
+        os.kill(lost[1], signal.SIGKILL)
+        await until(lambda: bool(restarts))
+        await answered(engine)
+        assert not any(alive(pid) for pid in lost)
 
 
 async def test_all_work_under_way_ends_with_the_reason() -> None:

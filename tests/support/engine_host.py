@@ -15,7 +15,8 @@ import numpy as np
 
 from pipelines.fake import FakePipeline, Fault
 from streamgen.core import Params
-from streamgen.engine import ChunkWork, Engine
+from streamgen.engine import ChunkWork, Engine, crew
+from streamgen.errors import EngineError
 from tests.support import teams
 from tests.support.processes import until
 
@@ -29,10 +30,17 @@ async def main(mode: str) -> None:
     interrupted = asyncio.Event()
     asyncio.get_running_loop().slow_callback_duration = 60.0  # what python -X dev says of a busy machine is not ours
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
-    made: Any = teams.devices("cpu", "cpu", "cpu") if mode == "team" else FACTORY
-    preload: Sequence[str] = ["tests.support.slow_import", "no.such.module"] if mode == "slow" else []
-    engine = Engine(made, backoff_s=(0.01, 0.1), preload=preload)
-    await engine.start()
+    others = {"team": teams.devices("cpu", "cpu", "cpu"), "broken": partial(int, "nonsense")}
+    made: Any = others.get(mode, FACTORY)
+    preload: Sequence[str] = ["no.such.module", "tests.support.slow_import"] if mode in ("slow", "impatient") else []
+    if mode == "impatient":
+        crew.BURIAL_S = 0.05
+    engine = Engine(made, backoff_s=(0.01, 0.1), preload=preload, start_timeout_s=0.1 if mode == "impatient" else 60.0)
+    try:
+        await engine.start()
+    except EngineError as error:
+        print(error.message, flush=True)
+        return
     pid = engine.pid
     assert pid is not None
     print(*engine.pids, flush=True)

@@ -16,6 +16,10 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def children(pid: int) -> list[int]:
     """Processes that this one has started, and not waited for yet."""
     lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]

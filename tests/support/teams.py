@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -69,9 +70,11 @@ def _gather(ill: Ill | None, count: int, path: str) -> FakePipeline:
 
 
 def _break_with(link: socket.socket, ring: list[socket.socket]) -> None:
-    link.recv(1)
-    for other in ring:
-        other.shutdown(socket.SHUT_RDWR)
+    with link:
+        link.recv(1)
+        for other in ring:
+            with contextlib.suppress(OSError):  # closed already
+                other.shutdown(socket.SHUT_RDWR)
 
 
 def _join(ill: Ill | None, path: str) -> None:
