@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.registry import PRESETS, build, team
+from pipelines.registry import PRESETS, TEAM_PRELOAD, build, share_cores, team
 
-__all__ = ["PRESETS", "build", "team"]
+__all__ = ["PRESETS", "TEAM_PRELOAD", "build", "share_cores", "team"]

@@ -15,6 +15,9 @@ import yaml
 from streamgen.core import Params, Pipeline
 from streamgen.errors import PresetError
 
+TEAM_PRELOAD = ("torch.distributed", "pipelines.ring.build")
+"""Modules that every process of a team imports, beside its preset's."""
+
 SPINS = 200
 """Turns that a waiting thread spins before it sleeps: well under a microsecond."""
 
@@ -54,6 +57,9 @@ class Preset:
     """What the builder needs: geometry, weights."""
     folder: Path
     """Where the preset's own files are."""
+    preload: tuple[str, ...]
+    """Modules that building it takes long to import. None of them uses a GPU, or leaves a thread behind, when it is
+    imported: a process that has them can be forked."""
 
 
 def _load(path: Path) -> Preset:
@@ -68,6 +74,7 @@ def _load(path: Path) -> Preset:
         builder=document["builder"],
         settings=document["settings"],
         folder=_FOLDER / path.stem,
+        preload=tuple(document.get("preload", ())),
     )
 
 
@@ -91,7 +98,7 @@ def build(
     if name not in PRESETS:
         raise PresetError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     preset = PRESETS[name]
-    _share_cores()
+    share_cores()
     module, function = preset.builder.split(":")
     choices = Choices(device, threads, attention, compiled, tuple(loras))
     pipeline: Pipeline[Any] = getattr(importlib.import_module(module), function)(preset, choices)
@@ -115,19 +122,21 @@ def team(
     """
     if name not in PRESETS:
         raise PresetError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
-    _share_cores()
+    share_cores()
     ring = importlib.import_module("pipelines.ring.seat")
     choices = Choices("auto", threads, attention, compiled, tuple(loras))
     first, *others = ring.seats(PRESETS[name], devices, choices)
     return partial(ring.lead, first), tuple(partial(ring.follow, seat) for seat in others)
 
 
-def _share_cores() -> None:
-    """Has torch's threads spin only briefly where they wait for each other, unless the user chose otherwise.
+def share_cores() -> None:
+    """Has torch's threads spin only briefly where they wait for each other, unless the user chose otherwise: in this
+    process, and in those that it starts.
 
     By default they spin for milliseconds, in place of those that they wait for as soon as another program wants one of
     the cores; a live stream then becomes a slide show. Not to spin at all costs the more when idle.
-    The OpenMP runtime (libgomp) reads this when torch is first imported.
+    The OpenMP runtime (libgomp) reads this when torch is first imported. `build` calls this in time, unless a process
+    begins with torch imported already.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from streamgen.clock import MonotonicClock
 from streamgen.config import Config
 from streamgen.core import Pipeline
 from streamgen.costfile import CostFile, begun
-from streamgen.engine import Engine, StageTimes
+from streamgen.engine import Devices, Engine, StageTimes, Team
 from streamgen.errors import EngineError, PresetError, StreamgenError
 from streamgen.jobs import Jobs
 from streamgen.metrics import Metrics
@@ -37,6 +37,7 @@ from streamgen.web import create_app
 logger = logging.getLogger(__name__)
 
 Factory = Callable[[], Pipeline[Any]]
+Model = Factory | Devices
 
 MAX_BATCH = 4
 """Chunks in one batch at most. Whether batches pay at all is for the cost model to say."""
@@ -71,33 +72,55 @@ def serve(config: Config, announce: Callable[[str], None], factory: Factory | No
     `factory` builds the pipeline, in the engine's process (so it must be picklable); the preset's by default.
     Raises StreamgenError where it cannot start, or can no longer run.
     """
+    model: Model
     if factory is None:
-        if config.preset not in pipelines.PRESETS:
-            raise PresetError(f"no preset {config.preset!r}; there are {', '.join(pipelines.PRESETS)}")
-        factory = functools.partial(
-            pipelines.build,
-            config.preset,
-            device=config.device,
-            threads=config.threads,
-            attention=config.attention,
-            compiled=config.compiled,
-            loras=config.loras,
-        )
+        model, preload = model_of(config)
+        pipelines.share_cores()  # now: the engine's processes come to life with torch imported
+    else:
+        model, preload = factory, ()
     with contextlib.closing(listen(config.host, config.port)) as listener:
-        asyncio.run(_serve(config, listener, factory, announce))
+        asyncio.run(_serve(config, listener, model, preload, announce))
 
 
-async def _serve(config: Config, listener: socket.socket, factory: Factory, announce: Callable[[str], None]) -> None:
+def model_of(config: Config) -> tuple[Model, Sequence[str]]:
+    """What the engine runs, on one device or on several, and the modules that this takes long to import.
+
+    Raises PresetError for a preset that does not exist.
+    """
+    if config.preset not in pipelines.PRESETS:
+        raise PresetError(f"no preset {config.preset!r}; there are {', '.join(pipelines.PRESETS)}")
+    preload = pipelines.PRESETS[config.preset].preload
+    if len(config.devices) > 1:
+        return Devices(config.devices, functools.partial(_team, config)), (*preload, *pipelines.TEAM_PRELOAD)
+    device = config.devices[0] if config.devices else config.device
+    build = functools.partial(pipelines.build, config.preset, device=device, threads=config.threads, **_how(config))
+    return build, preload
+
+
+def _team(config: Config, devices: tuple[str, ...]) -> Team:
+    """Raises PresetError for a preset that does not run on several devices."""
+    head, others = pipelines.team(config.preset, devices, config.threads, **_how(config))
+    return Team(head, others)
+
+
+def _how(config: Config) -> dict[str, Any]:
+    return {"attention": config.attention, "compiled": config.compiled, "loras": config.loras}
+
+
+async def _serve(
+    config: Config, listener: socket.socket, model: Model, preload: Sequence[str], announce: Callable[[str], None]
+) -> None:
     keep_large_blocks()
     asyncio.get_running_loop().set_default_executor(_pool())
     asyncio.get_running_loop().set_exception_handler(_log_exception)
     clock, metrics = MonotonicClock(), Metrics()
     engine = Engine(
-        factory,
+        model,
         slots=MAX_BATCH,
         depth=DEPTH,
         job_timeout_s=config.job_timeout_s,
         start_timeout_s=config.start_timeout_s,
+        preload=preload,
     )
     scheduler = Loop(engine, clock, metrics, max_waiting=config.max_queue)
     engine.on_restart = scheduler.restarted

@@ -92,6 +92,13 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
     add("--port", type=int, default=_DEFAULTS["port"], help="port to listen on (default: %(default)s; 0: any free one)")
     choices.add_arguments(parser)
     add(
+        "--devices",
+        type=_devices,
+        default=_DEFAULTS["devices"],
+        metavar="A,B,...",
+        help="devices that run the model together, in place of --device: N or cuda:N for a GPU, cpu for a process",
+    )
+    add(
         "--max-sessions",
         type=int,
         default=_DEFAULTS["max_sessions"],
@@ -181,6 +188,12 @@ def _port_range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
+def _devices(text: str) -> tuple[str, ...]:
+    """What is no device is found by Config."""
+    names = (name.strip() for name in text.split(","))
+    return tuple(f"cuda:{int(name)}" if name.isdecimal() else name for name in names)
+
+
 _TIMEOUTS = {
     "connect_timeout_s": "seconds until a client's media connection must be up",
     "idle_timeout_s": "seconds without a frame after which a session is closed",
@@ -214,6 +227,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         job_timeout_s=arguments.job_timeout_s,
         start_timeout_s=arguments.start_timeout_s,
         cost_folder=arguments.cost_folder,
+        devices=arguments.devices,
         **choices.of(arguments),
     )
     log_to_stderr(verbose=arguments.verbose)

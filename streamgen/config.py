@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ class Config:
     """Largest video file that a job may bring (MB)."""
     keep_jobs_s: float = 600.0
     """Results of jobs are kept for so long."""
+    devices: tuple[str, ...] = ()
+    """Devices that run the model together, in this order: each cpu or cuda:N. None: the one that `device` says."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", "must be from 0 to 65535")
@@ -77,6 +80,7 @@ class Config:
         _require(1 <= self.max_upload_mb <= 1024 * 1024, "max-upload-mb", "must be from 1 to 1048576")
         for name in _SECONDS:
             _require(getattr(self, name) > 0, name.replace("_", "-"), "must be above 0")
+        self._check_devices()
         for url in self.ice_servers:
             _require(url.startswith(("stun:", "turn:", "turns:")), "ice-server", f"{url!r} is no stun: or turn: URL")
         if self.udp_ports is not None:
@@ -86,6 +90,15 @@ class Config:
             _require(
                 last - first + 1 >= needed, "udp-ports", f"must be {needed} (--max-sessions + --max-queue) at least"
             )
+
+    def _check_devices(self) -> None:
+        _require(not self.devices or self.device == "auto", "devices", "and --device exclude each other; give one")
+        for name in self.devices:
+            known = re.fullmatch(r"cpu|cuda:(0|[1-9][0-9]*)", name)
+            _require(known is not None, "devices", f"takes cpu, N or cuda:N between commas, not {name[:40]!r}")
+        gpus = [name for name in self.devices if name != "cpu"]
+        twice = {name for name in gpus if gpus.count(name) > 1}
+        _require(not twice, "devices", f"has {min(twice, default='')} twice")
 
 
 def cost_folder(environ: Mapping[str, str]) -> Path | None:

@@ -9,14 +9,22 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+import pipelines
 from streamgen import app
 from streamgen.app import ListenError, listen, pages, url_of
+from streamgen.config import Config
+from streamgen.engine import Devices
+from streamgen.errors import PresetError
 from tests.support.clips import make_clip
+from tests.support.processes import workers
 from tests.support.webrtc import client, until
 
 ROOT = Path(__file__).parents[1]
@@ -45,9 +53,8 @@ class Server:
 
     def worker(self) -> int:
         """Process id of the engine's worker."""
-        lists = [path.read_text() for path in Path(f"/proc/{self.process.pid}/task").glob("*/children")]
-        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in " ".join(lists).split()}
-        return next(pid for pid, command in commands.items() if b"spawn_main" in command)
+        (pid,) = workers(self.process.pid)
+        return pid
 
     async def read(self, stream: asyncio.StreamReader, lines: list[str]) -> None:
         while line := await stream.readline():
@@ -203,3 +210,47 @@ async def test_a_whole_session_a_killed_worker_and_the_end() -> None:
         await until(lambda: peer.heard("closing"), "the farewell")
         assert await service.process.wait() == 0
         assert not [line for line in service.err if "Traceback" in line or "ERROR" in line]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process of a team would do."""
+
+    rank: int
+    devices: tuple[str, ...]
+
+
+def test_several_devices_are_a_team_of_the_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def team(name: str, devices: tuple[str, ...], threads: int, **how: Any) -> tuple[Part, list[Part]]:
+        asked.append((name, devices, threads, how))
+        head, *others = (Part(rank, devices) for rank in range(len(devices)))
+        return head, others
+
+    monkeypatch.setattr(pipelines, "team", team, raising=False)
+    model, preload = app.model_of(Config(devices=("cpu", "cuda:1", "cuda:0"), threads=3, compiled=True))
+    assert isinstance(model, Devices)
+    assert model.names == ("cpu", "cuda:1", "cuda:0")
+    assert preload == pipelines.PRESETS["tiny"].preload
+    fewer = ("cpu", "cuda:0")
+    made: Any = model.team(fewer)
+    assert (made.head, made.others) == (Part(0, fewer), (Part(1, fewer),))
+    assert asked == [("tiny", fewer, 3, {"attention": "auto", "compiled": True, "loras": ()})]
+
+
+@pytest.mark.parametrize(
+    ("settings", "device"), [({"device": "cpu"}, "cpu"), ({"devices": ("cuda:1",)}, "cuda:1"), ({}, "auto")]
+)
+def test_one_device_is_no_team(settings: dict[str, Any], device: str) -> None:
+    model, _ = app.model_of(Config(preset="fake", threads=2, **settings))
+    assert isinstance(model, partial)
+    assert (model.func, model.args) == (pipelines.build, ("fake",))
+    assert model.keywords == {
+        "device": device, "threads": 2, "attention": "auto", "compiled": False, "loras": (),
+    }  # fmt: skip
+
+
+def test_a_preset_that_does_not_exist_is_found_before_anything_is_started() -> None:
+    with pytest.raises(PresetError, match="no preset 'huge'"):
+        app.model_of(Config(preset="huge", devices=("cpu", "cpu")))

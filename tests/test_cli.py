@@ -75,6 +75,22 @@ def test_every_setting_has_its_flag(capsys: pytest.CaptureFixture[str], served: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "devices"),
+    [
+        ("cpu,cpu", ("cpu", "cpu")),
+        ("0,1", ("cuda:0", "cuda:1")),
+        ("cuda:2, 0", ("cuda:2", "cuda:0")),
+        ("3", ("cuda:3",)),
+    ],
+)
+def test_devices_may_be_numbers(
+    capsys: pytest.CaptureFixture[str], served: list[Config], text: str, devices: tuple[str, ...]
+) -> None:
+    assert run(capsys, "serve", "--devices", text)[0] == 0
+    assert [config.devices for config in served] == [devices]
+
+
 def test_the_token_may_come_from_the_environment(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
     run(capsys, "serve", environ={"STREAMGEN_TOKEN": "hush"})
     run(capsys, "serve", environ={"STREAMGEN_TOKEN": ""})
@@ -102,6 +118,9 @@ def test_an_open_service_on_an_open_address_is_pointed_out(
         (("serve", "--udp-ports", "-1-5"), "--udp-ports"),
         (("serve", "--udp-ports", "50100-50000"), "--udp-ports must be FIRST-LAST"),
         (("serve", "--job-timeout-s", "0"), "--job-timeout-s"),
+        (("serve", "--devices", "0,,1"), "--devices takes cpu, N or cuda:N between commas, not ''"),
+        (("serve", "--devices", "0,0"), "--devices has cuda:0 twice"),
+        (("serve", "--devices", "0,1", "--device", "cpu"), "--devices and --device exclude each other"),
         (("models",), "COMMAND"),
         (("doctor", "--gpus", "4xfoo"), "--gpus: 'foo' is no size"),
         (("doctor", "--steps", "9"), "--steps: must be from 1 to 4"),

@@ -26,6 +26,12 @@ from streamgen.errors import ConfigError
         ({"max_jobs": -1}, "--max-jobs"),
         ({"max_upload_mb": 0}, "--max-upload-mb"),
         ({"keep_jobs_s": 0.0}, "--keep-jobs-s"),
+        ({"devices": ("cpu", "tpu")}, "--devices takes cpu, N or cuda:N between commas, not 'tpu'"),
+        ({"devices": ("",)}, "--devices takes .* not ''"),
+        ({"devices": ("cuda",)}, "--devices takes .* not 'cuda'"),
+        ({"devices": ("cuda:01",)}, "--devices takes .* not 'cuda:01'"),
+        ({"devices": ("cuda:1", "cpu", "cuda:1")}, "--devices has cuda:1 twice"),
+        ({"devices": ("cuda:1", "cuda:0"), "device": "cpu"}, "--devices and --device exclude each other"),
         ({"udp_ports": (50000, 50003), "max_sessions": 3, "max_queue": 2}, r"--udp-ports must be 5 \(--max-sessions"),
     ],
 )
@@ -36,6 +42,10 @@ def test_what_cannot_work_is_named(settings: dict[str, Any], flag: str) -> None:
 
 def test_defaults_work() -> None:
     assert Config().preset == "tiny"
+
+
+def test_a_cpu_may_be_several_devices() -> None:
+    assert Config(devices=("cpu", "cpu", "cuda:0")).devices == ("cpu", "cpu", "cuda:0")
 
 
 def test_a_port_for_every_session_is_enough() -> None:

@@ -21,6 +21,7 @@ from pipelines.training.styles import STYLES
 from streamgen.client import Client, Event, Restarted, ServiceError, Session
 from streamgen.core import Pixels
 from streamgen.mediafile import Picture, VideoWriter
+from tests.support.processes import workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -33,10 +34,9 @@ class Server:
     pid: int
 
     def worker(self) -> int:
-        """Process id of the engine's worker, the service's child that multiprocessing has spawned."""
-        threads = Path(f"/proc/{self.pid}/task").iterdir()
-        children = [pid for thread in threads for pid in (thread / "children").read_text().split()]
-        return next(int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        """Process id of the engine's worker."""
+        (pid,) = workers(self.pid)
+        return pid
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from streamgen.engine.engine import Engine, EngineState
+from streamgen.engine.team import Devices, Team
 from streamgen.engine.work import STATE_LOST, BatchDone, ChunkDone, ChunkWork, Mode, StageTimes, WarmupTimes
 
 __all__ = [
@@ -10,9 +11,11 @@ __all__ = [
     "BatchDone",
     "ChunkDone",
     "ChunkWork",
+    "Devices",
     "Engine",
     "EngineState",
     "Mode",
     "StageTimes",
+    "Team",
     "WarmupTimes",
 ]

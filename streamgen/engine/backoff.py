@@ -11,10 +11,10 @@ class Backoff:
         self._longest = longest
         self._next = first
 
-    def wait(self) -> float:
-        """Seconds before this attempt; the next one's are twice as many."""
+    def wait(self, passed: float = 0.0) -> float:
+        """Seconds before this attempt, of which `passed` are over; the next one's are twice as many."""
         wait, self._next = self._next, min(self._next * 2, self._longest)
-        return wait
+        return max(0.0, wait - passed)
 
     def reset(self) -> None:
         """An attempt was a success: from the first again."""

@@ -1,18 +1,20 @@
-"""The model as the service sees it: one asyncio object that keeps a worker process alive."""
+"""The model as the service sees it: one asyncio object that keeps a worker process, or a team of them, alive."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from streamgen.core import Pipeline, PipelineSpec
+from streamgen.engine import process
 from streamgen.engine.backoff import Backoff
+from streamgen.engine.lives import Lives
 from streamgen.engine.messages import Ready, one_line
 from streamgen.engine.remote import RemoteStreams
+from streamgen.engine.team import Devices, alone
 from streamgen.engine.work import BatchDone, ChunkWork, WarmupTimes
 from streamgen.errors import EngineError
 
@@ -37,12 +39,13 @@ class Engine:
         starting -> failed
 
     Belongs to one event loop and never blocks it. The stream states live in the worker: when it is replaced they are
-    gone, and a session goes on with a first chunk.
+    gone, and a session goes on with a first chunk. The worker may be a team, with a process for each of its devices: it
+    is replaced as a whole.
     """
 
     def __init__(
         self,
-        factory: Callable[[], Pipeline[Any]],
+        factory: Callable[[], Pipeline[Any]] | Devices,
         *,
         slots: int = 8,
         depth: int = 2,
@@ -50,26 +53,32 @@ class Engine:
         start_timeout_s: float = 300.0,
         on_restart: Callable[[str], None] | None = None,
         backoff_s: tuple[float, float] = (0.2, 10.0),
+        preload: Sequence[str] = (),
     ) -> None:
-        """`factory` builds the pipeline in the worker and must be picklable; `slots` is the most chunks in one batch.
+        """`factory` builds the pipeline in the worker and must be picklable; in place of it, Devices that are to work
+        together. A device that cannot be started twice in a row is left out for the rest of the engine's life.
+
+        `slots` is the most chunks in one batch.
 
         `depth` is how many batches are on their way to the worker and back at once: with 2 the frames of one are copied
         while another is computed; a pipeline whose stages overlap has work for 3. `job_timeout_s` is how long one may
         take from when the worker can begin it, which is its submission, or the end of the batch before it.
         `on_restart(reason)` is called in the event loop when a worker was lost and a fresh one is ready. `backoff_s` is
-        the first and the longest wait before a worker is started again.
+        the first and the longest distance between the starts of workers that are lost again and again. `preload` are
+        the modules that take the pipeline long to import, as process.preload takes them.
         """
         self.on_restart = on_restart
-        self._factory = factory
         self._slots = slots
-        self._depth = depth
         self._job_timeout_s = job_timeout_s
-        self._start_timeout_s = start_timeout_s
-        self._backoff = Backoff(*backoff_s)
+        devices = factory if isinstance(factory, Devices) else alone(factory)
+        self._lives = Lives(devices, slots, depth, start_timeout_s, Backoff(*backoff_s))
+        self._preload = preload
         self._state: EngineState = "starting"
         self._changed = asyncio.Event()
         self._failure = ""
         self._ready: Ready | None = None
+        self._first: Ready | None = None
+        """The first worker's, which measures more than later ones."""
         self._streams: RemoteStreams | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._turns = asyncio.Semaphore(depth)
@@ -87,30 +96,31 @@ class Engine:
     @property
     def spec(self) -> PipelineSpec:
         """What the pipeline takes and gives. Raises EngineError before the engine was ready for the first time."""
-        return self._built.spec
+        return self._told(self._ready).spec
 
     @property
     def warmup(self) -> tuple[WarmupTimes, ...]:
         """What chunks take at default size and steps: one in the steady state; a stream's first one, where that has
-        another number of frames; two of two streams in one batch, where `slots` are two or more.
+        another number of frames; two of two streams in one batch, where `slots` are two or more. As it was measured
+        when the engine was started. Raises EngineError as `spec`.
         """
-        return self._built.warmup
+        return self._told(self._first).warmup
 
     @property
     def pid(self) -> int | None:
-        """Process id of the worker, or None where none is ready."""
-        return self._streams.pid if self._streams is not None and self.state == "ready" else None
+        """Process id of the worker, of a team its head, or None where none is ready."""
+        return next(iter(self.pids), None)
 
     @property
-    def _built(self) -> Ready:
-        if self._ready is None:
-            raise EngineError(f"the engine is {self.state}")
-        return self._ready
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of all of a team, by rank; none where it is not ready."""
+        return self._streams.pids if self._streams is not None and self.state == "ready" else ()
 
     async def start(self) -> None:
         """Starts the worker and waits until it is ready. Raises EngineError with the worker's own reason."""
         if self._supervisor is not None:
             raise EngineError("the engine was started already")
+        process.preload(self._preload)
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
         try:
             await self.ready()
@@ -168,6 +178,11 @@ class Engine:
             await asyncio.wait({self._supervisor})
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
+    def _told(self, ready: Ready | None) -> Ready:
+        if ready is None:
+            raise EngineError(f"the engine is {self.state}")
+        return ready
+
     async def _run(self, call: _Call) -> BatchDone:
         try:
             async with self._turns:
@@ -195,12 +210,15 @@ class Engine:
 
     async def _keep_alive(self) -> NoReturn:
         """One life of the worker after the other. Raises EngineError where the first cannot begin."""
-        streams, reason = await self._open(), ""
+        clock = asyncio.get_running_loop().time
+        streams, reason = await self._lives.first(), ""
+        self._first = streams.ready
         while True:
             self._ready, self._streams = streams.ready, streams
             self._set_state("ready")
             if reason:
                 self._tell_restarted(reason)
+            began = clock()
             try:
                 reason = await asyncio.shield(streams.ended)
             finally:
@@ -208,29 +226,9 @@ class Engine:
                 await streams.stop()
             self._set_state("restarting")
             logger.warning("the worker is lost, starting another: %s", reason)
-            if streams.jobs_done:
-                self._backoff.reset()
-            streams = await self._reopen()
-
-    async def _reopen(self) -> RemoteStreams:
-        """Another life, with as many attempts as it takes."""
-        while True:
-            wait_s = self._backoff.wait()
-            await asyncio.sleep(wait_s)
-            try:
-                return await self._open()
-            except EngineError as error:
-                logger.error("the worker cannot be started (after a wait of %.1f s): %s", wait_s, error.message)
-
-    async def _open(self) -> RemoteStreams:
-        try:
-            factory = pickle.dumps(self._factory)
-        except Exception as error:  # noqa: BLE001 - pickle raises what it likes
-            raise EngineError(f"the pipeline's factory cannot be sent to a worker: {one_line(error)}") from None
-        try:
-            return await RemoteStreams.open(factory, self._slots, self._depth, self._start_timeout_s)
-        except (OSError, RuntimeError) as error:  # out of files, memory or threads
-            raise EngineError(f"the worker cannot be started: {one_line(error)}") from None
+            streams, left_out = await self._lives.next(clock() - began, fruitful=streams.jobs_done > 0)
+            if left_out:
+                reason = f"{reason}; going on without {', '.join(left_out)}, which cannot be started"
 
     def _tell_restarted(self, reason: str) -> None:
         if self.on_restart is None:

@@ -7,10 +7,14 @@ service                                worker
    |  Close ->                            |     any time, no answer
    |  Stop ->                             |     ends the worker, as the end of the pipe does
    |  <- Failed                           |     any time: the worker ends
+
+The other processes of a team say nothing, but for a Failed.
 """
 
 from __future__ import annotations
 
+import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -95,11 +99,18 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The worker failed, and ends."""
+    """The process failed, and ends."""
 
     code: str
     message: str
     trace: str
+    at: float
+    """When, on the machine's monotonic clock (s): of a team, where one failure leads to others, it tells the first."""
+
+    @classmethod
+    def because(cls, error: Exception) -> Failed:
+        """Of what was raised just now."""
+        return cls(*told(error), "".join(traceback.format_exception(error)), time.monotonic())
 
 
 ToWorker = Attach | Run | Close | Stop

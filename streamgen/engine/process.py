@@ -1,140 +1,156 @@
-"""One life of the worker: its process, its pipe, and the thread that starts it, listens to it and buries it."""
+"""One process of a team: how it comes into being, its pipe, and how it ends."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import multiprocessing
+import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any
 
-from streamgen.engine.frames import FrameMemory
-from streamgen.engine.messages import Failed, FromWorker, ToWorker, one_line
-from streamgen.engine.worker import main
-from streamgen.errors import WorkerDiedError
+from streamgen.allocator import keep_large_blocks
+from streamgen.engine.heartbeat import Pulse
+from streamgen.engine.messages import Failed, FromWorker, one_line
 
 logger = logging.getLogger(__name__)
 
 BURIAL_S = 5.0
 """How long a process may take to end after its end of the pipe is closed, and again after it was killed."""
 
+_FORKS = sys.platform == "linux"  # elsewhere what libraries do in a process does not always survive its fork
 
-class WorkerProcess:
-    """Starts at once, in a thread; `ended` gets the reason when process and pipe are gone, whatever happens before.
+_OURS = "streamgen.engine.crew"
 
-    Only the thread waits for the process and closes the pipe. `send` blocks where the worker does not read, so it
-    belongs in another thread than the event loop's; the rest is for the event loop.
+_MASKED = {signal.SIGINT, signal.SIGTERM}
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Has processes begin with these modules imported: they are forked from one that does nothing else. Of effect
+    before the first process is started; what is not installed is passed over.
+
+    No module may use a GPU, or leave a thread behind, when it is imported: neither survives a fork.
+    """
+    if _FORKS:
+        multiprocessing.get_context("forkserver").set_forkserver_preload([_OURS, *modules])
+
+
+def mask_signals() -> None:
+    """For the thread that starts processes. They must not see a Ctrl-C before they can ignore it, so they inherit a
+    mask that blocks it; the tracker of multiprocessing, where it starts only now, would lift the mask again. The
+    process that they are forked from keeps the mask, and ends with the service.
+    """
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _MASKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a process is given beside its work."""
+
+    pulse: Pulse
+    rank: int
+    environment: Mapping[str, str]
+    """The service's as it is now; that of the process it is forked from is as old as that one."""
+
+
+class Process:
+    """Its end is seen by its pipe, which closes with it; `bury` makes sure of it. `kill` may come at any time and from
+    any thread, the rest is for one thread.
     """
 
-    def __init__(self, factory: bytes, memory: FrameMemory, batch: int) -> None:
-        """`factory` and `batch` as worker.main takes them."""
-        context = multiprocessing.get_context("spawn")
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.pid: int | None = None
-        """Process id, once it has one."""
-        self._loop = asyncio.get_running_loop()
-        self._received: asyncio.Queue[FromWorker | None] = asyncio.Queue()
-        self._connection, self._workers_end = context.Pipe()
-        # daemon: multiprocessing ends it where the interpreter exits without stop().
-        self._process = context.Process(
-            target=main, args=(self._workers_end, factory, memory, batch), name="streamgen-worker", daemon=True
-        )
-        self._sending = threading.Lock()
+    def __init__(self, title: str, main: Callable[..., None], arguments: Sequence[Any], birth: Birth) -> None:
+        """Starts it. `main(connection, *arguments)` is what it does. Raises OSError where it cannot be started."""
+        self.title = title
+        self.last_words: Failed | None = None
+        self.closed = False
+        """Its end of the pipe is."""
+        self.connection, its_end = multiprocessing.Pipe()
+        try:
+            self._process = _started(title, (birth, main, its_end, *arguments))
+        except BaseException:
+            self.connection.close()
+            raise
+        finally:
+            its_end.close()  # so that the pipe ends with the process
+        assert self._process.pid is not None, "a process that was started has a pid"
+        self.pid = self._process.pid
+        self.status: int | None = None
+        """How it ended, once it is buried: as a shell has it, and below 0 for a signal. None where it will not end."""
         self._lock = threading.Lock()
-        self._running = False
-        """Started and not buried: may be killed. Guarded by _lock, as is the next."""
-        self._killed_because: str | None = None
-        threading.Thread(target=self._live, name="worker-process", daemon=True).start()
+        self._buried = False
 
-    def send(self, message: ToWorker) -> None:
-        """Raises WorkerDiedError where nobody listens any more."""
+    def take(self) -> FromWorker | None:
+        """The next message; None where it was its last words, or there will be no more."""
         try:
-            with self._sending:
-                self._connection.send(message)
-        except OSError:
-            raise WorkerDiedError("the worker has ended") from None
+            message: FromWorker = self.connection.recv()
+        except (EOFError, OSError):
+            self.closed = True
+            return None
+        if not isinstance(message, Failed):
+            return message
+        self.last_words = message
+        logger.debug("%s failed:\n%s", self.title, message.trace)
+        return None
 
-    async def receive(self) -> FromWorker:
-        """The next message. Raises WorkerDiedError with the reason when there will be no more."""
-        message = await self._received.get()
-        if message is None:
-            self._received.put_nowait(None)  # for whoever asks next
-            raise WorkerDiedError(self.ended.result())
-        return message
-
-    def kill(self, reason: str) -> None:
-        """Ends the process at once; `ended` gets `reason`, unless it has ended already."""
+    def kill(self) -> None:
+        """Ends it at once, if it has not ended."""
         with self._lock:
-            if self._killed_because is None:
-                self._killed_because = reason
-            if self._running:
+            if not self._buried:
                 self._process.kill()
 
-    def _live(self) -> None:
-        try:
-            self._start()
-        except OSError as error:
-            reason = f"the worker could not be started: {one_line(error)}"
-        else:
-            last_words = self._listen()
-            status = self._bury()
-            reason = self._killed_because or last_words or status
-        self._workers_end.close()
-        with self._sending:
-            self._connection.close()
-        self._post(partial(self._end, reason))
-
-    def _start(self) -> None:
-        # The worker must not see a Ctrl-C before it can ignore it, so it inherits a mask that blocks it; the tracker
-        # of multiprocessing, where it starts only now, would lift the mask again.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self._process.start()
-        self._workers_end.close()  # so that the pipe ends with the worker
-        with self._lock:
-            self.pid = self._process.pid
-            self._running = True
-            if self._killed_because is not None:
-                self._process.kill()
-
-    def _listen(self) -> str | None:
-        """Passes messages on until the pipe ends; returns what the worker said of its own end, if anything."""
-        last_words = None
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                message: FromWorker = self._connection.recv()
-                if isinstance(message, Failed):
-                    last_words = message.message
-                    logger.debug("worker failed:\n%s", message.trace)
-                else:
-                    self._post(partial(self._received.put_nowait, message))
-        return last_words
-
-    def _bury(self) -> str:
-        """Waits until the process is gone, with force where it takes long; returns how it ended."""
+    def bury(self) -> None:
+        """Waits until it is gone, with force where it takes long. Its pipe is for the caller to close."""
         self._process.join(BURIAL_S)
         if self._process.exitcode is None:
-            self._process.kill()
+            self.kill()
             self._process.join(BURIAL_S)  # even a kill waits for a driver that hangs
-        status = self._process.exitcode
+        self.status = self._process.exitcode
         with self._lock:
-            self._running = False
-        if status is None:
-            return "the worker has closed its pipe and cannot be ended"
-        self._process.close()
-        return f"the worker exited with status {status}" if status >= 0 else f"the worker got {_signal_name(-status)}"
+            self._buried = True
+        if self.status is not None:
+            self._process.close()
 
-    def _end(self, reason: str) -> None:
-        self.ended.set_result(reason)
-        self._received.put_nowait(None)
+    @property
+    def end(self) -> str:
+        """How it ended, in words, but for its own ones."""
+        if self.status is None:
+            return f"{self.title} has closed its pipe and cannot be ended"
+        if self.status < 0:
+            return f"{self.title} got {_signal_name(-self.status)}"
+        return f"{self.title} exited with status {self.status}"
 
-    def _post(self, callback: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(callback)
+
+def _started(title: str, arguments: Sequence[Any]) -> BaseProcess:
+    """Forked where possible, else from a new interpreter: that takes longer, but there is less that it can fail of."""
+    # daemon: multiprocessing ends it where the interpreter exits without our doing so.
+    name = f"streamgen: {title}"
+    if _FORKS:
+        forked = multiprocessing.get_context("forkserver").Process(target=_run, args=arguments, name=name, daemon=True)
+        try:
+            forked.start()
+        except (EOFError, OSError) as error:
+            logger.warning("%s cannot be forked, which makes it start later: %s", title, one_line(error))
+        else:
+            return forked
+    spawned = multiprocessing.get_context("spawn").Process(target=_run, args=arguments, name=name, daemon=True)
+    spawned.start()
+    return spawned
+
+
+def _run(birth: Birth, main: Callable[..., None], *arguments: Any) -> None:
+    """The process itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the service decides when to end
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _MASKED)
+    os.environ.update(birth.environment)
+    keep_large_blocks()
+    birth.pulse.keep(birth.rank)
+    main(*arguments)
 
 
 def _signal_name(number: int) -> str:

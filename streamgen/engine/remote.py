@@ -17,7 +17,6 @@ import numpy as np
 from streamgen.core import MAX_STEPS
 from streamgen.engine.frames import FrameMemory, FramePool, slot_bytes
 from streamgen.engine.messages import Attach, Chunk, Close, Done, FromWorker, Ready, Result, Run, Stop, ToWorker
-from streamgen.engine.process import WorkerProcess
 from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork
 from streamgen.errors import EngineError, ParamsError, StreamgenError, WorkerDiedError
 
@@ -34,10 +33,12 @@ class ChunkError(EngineError):
 
 
 class Process(Protocol):
-    """What is needed of WorkerProcess, where everything is documented."""
+    """What is needed of Crew, where everything is documented."""
 
     ended: asyncio.Future[str]
-    pid: int | None
+
+    @property
+    def pids(self) -> tuple[int, ...]: ...
 
     def send(self, message: ToWorker) -> None: ...
 
@@ -53,14 +54,12 @@ class RemoteStreams:
     """
 
     @classmethod
-    async def open(cls, factory: bytes, slots: int, depth: int, timeout_s: float) -> RemoteStreams:
-        """Starts a worker and waits until it is ready. Raises EngineError that says why it is not."""
-        memory = FrameMemory()
-        try:
-            process = WorkerProcess(factory, memory, slots)
-        except BaseException:
-            memory.close()
-            raise
+    async def open(
+        cls, process: Process, memory: FrameMemory, slots: int, depth: int, timeout_s: float
+    ) -> RemoteStreams:
+        """Waits until a process that was started is ready. Raises EngineError that says why it is not: the process and
+        the memory are gone then.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 ready = await process.receive()
@@ -107,9 +106,9 @@ class RemoteStreams:
         self._listening = asyncio.create_task(self._listen(), name="engine-answers")
 
     @property
-    def pid(self) -> int | None:
-        """Process id of the worker."""
-        return self._process.pid
+    def pids(self) -> tuple[int, ...]:
+        """Process ids, the head's first."""
+        return self._process.pids
 
     async def run(self, chunks: Sequence[ChunkWork], timeout_s: float) -> BatchDone:
         """As Streams.run; at most `depth` calls at a time. `timeout_s` counts from when the worker can begin.

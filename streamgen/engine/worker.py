@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from streamgen.allocator import keep_large_blocks
 from streamgen.core import Pipeline
 from streamgen.engine.batch import Batch
 from streamgen.engine.frames import FrameMemory
 from streamgen.engine.jobs import Jobs
 from streamgen.engine.line import Line
-from streamgen.engine.messages import Attach, Chunk, Close, Done, Failed, Ready, Result, Run, Stop, ToWorker, told
+from streamgen.engine.messages import Attach, Chunk, Close, Done, Failed, Ready, Result, Run, Stop, ToWorker
 from streamgen.engine.streams import Streams
 from streamgen.engine.work import ChunkDone, ChunkWork
 from streamgen.errors import EngineError
@@ -28,12 +25,9 @@ from streamgen.errors import EngineError
 def main(connection: Connection, factory: bytes, memory: FrameMemory, batch: int) -> None:
     """Runs until Stop, or until the service's end of the pipe closes: then the process ends at once.
 
-    `factory` is a pickled callable that builds the pipeline; `batch` is the most chunks in one batch. What goes wrong
-    is told in a Failed.
+    `factory` is a pickled callable that builds the pipeline; `batch` is the most chunks that the warm-up takes to one
+    batch. What goes wrong is told in a Failed.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the service decides when to end
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    keep_large_blocks()
     jobs = Jobs()
     threading.Thread(target=_receive, args=(connection, jobs), name="receive", daemon=True).start()
     try:
@@ -42,7 +36,7 @@ def main(connection: Connection, factory: bytes, memory: FrameMemory, batch: int
             worker = Worker(connection, memory, pipeline, batch)
             worker.serve(jobs)
         except Exception as error:  # noqa: BLE001 - the last stop: it becomes the service's reason to start another
-            connection.send(Failed(*told(error), "".join(traceback.format_exception(error))))
+            connection.send(Failed.because(error))
     except (BrokenPipeError, ConnectionResetError):
         return  # the service is gone
 

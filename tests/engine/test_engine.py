@@ -197,7 +197,7 @@ def sigstop(pid: int) -> None:
         ("hang", sigkill, "the worker got SIGKILL"),
         ("exit", None, "the worker exited with status 3"),
         ("hang", None, "the worker did not answer within 2 s"),
-        ("ink", sigstop, "the worker did not answer within 2 s"),
+        ("ink", sigstop, "the worker was silent for 0.7 s"),
     ],
 )
 async def test_a_worker_lost_in_a_batch_is_replaced(

@@ -27,7 +27,7 @@ LONG_S = 60.0
 class Puppet:
     """A worker's process: keeps what it is sent, says what it is told to."""
 
-    pid: int | None = 1
+    pids = (1,)
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()

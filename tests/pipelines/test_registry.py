@@ -18,12 +18,37 @@ assert "torch" not in sys.modules, "listing presets must not import torch"
 pipelines.build("tiny", "cpu", 1)
 print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"))
 """
+IMPORTS = """
+import importlib, sys, threading
+if "torch" in sys.argv:
+    import torch
+    def refuse(*_):
+        raise AssertionError("a GPU was looked for")
+    for name in ("_lazy_init", "is_available", "device_count", "get_device_properties"):
+        setattr(torch.cuda, name, refuse)
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+assert threading.active_count() == 1
+"""
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 def test_the_table_lists_what_ships() -> None:
     assert {"fake", "passthrough", "tiny", "wan-1.3b", "wan-14b"} <= set(PRESETS)
     assert all(preset.name == name and preset.title for name, preset in PRESETS.items())
+
+
+@pytest.mark.parametrize("modules", sorted({preset.preload for preset in PRESETS.values()}))
+def test_a_process_with_what_a_preset_preloads_can_be_forked(modules: tuple[str, ...]) -> None:
+    """Nothing looks for a GPU, and no thread is left, when the modules are imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, *modules], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_builds_a_preset_is_among_what_it_preloads() -> None:
+    assert all(preset.builder.partition(":")[0] in preset.preload for preset in PRESETS.values())
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:

@@ -16,6 +16,21 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started, and not waited for yet."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for child in " ".join(lists).split()]
+
+
+def workers(service: int) -> list[int]:
+    """Processes of the engine of a service: they are forked from a process that the service has started for that."""
+    return [worker for child in children(service) for worker in children(child)]
+
+
 def open_files() -> int:
     """Files, pipes and the like that this process has open."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
