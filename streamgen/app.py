@@ -85,20 +85,25 @@ def serve(config: Config, announce: Callable[[str], None], factory: Factory | No
 def model_of(config: Config) -> tuple[Model, Sequence[str]]:
     """What the engine runs, on one device or on several, and the modules that this takes long to import.
 
-    Raises PresetError for a preset that does not exist.
+    Raises PresetError for a preset that does not exist, or cannot be spread over so many devices.
     """
     if config.preset not in pipelines.PRESETS:
         raise PresetError(f"no preset {config.preset!r}; there are {', '.join(pipelines.PRESETS)}")
     preload = pipelines.PRESETS[config.preset].preload
     if len(config.devices) > 1:
+        _team(config, config.devices)
         return Devices(config.devices, functools.partial(_team, config)), (*preload, *pipelines.TEAM_PRELOAD)
-    device = config.devices[0] if config.devices else config.device
-    build = functools.partial(pipelines.build, config.preset, device=device, threads=config.threads, **_how(config))
-    return build, preload
+    return _whole(config, config.devices[0] if config.devices else config.device), preload
+
+
+def _whole(config: Config, device: str) -> Factory:
+    return functools.partial(pipelines.build, config.preset, device=device, threads=config.threads, **_how(config))
 
 
 def _team(config: Config, devices: tuple[str, ...]) -> Team:
-    """Raises PresetError for a preset that does not run on several devices."""
+    """On several devices, or on the one that is left of them. Raises PresetError."""
+    if len(devices) == 1:
+        return alone(_whole(config, devices[0])).team(devices)
     head, others = pipelines.team(config.preset, devices, config.threads, **_how(config))
     return Team(head, others)
 

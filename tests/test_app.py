@@ -228,15 +228,29 @@ def test_several_devices_are_a_team_of_the_presets(monkeypatch: pytest.MonkeyPat
         head, *others = (Part(rank, devices) for rank in range(len(devices)))
         return head, others
 
-    monkeypatch.setattr(pipelines, "team", team, raising=False)
+    monkeypatch.setattr(pipelines, "team", team)
     model, preload = app.model_of(Config(devices=("cpu", "cuda:1", "cuda:0"), threads=3, compiled=True))
     assert isinstance(model, Devices)
     assert model.names == ("cpu", "cuda:1", "cuda:0")
-    assert preload == pipelines.PRESETS["tiny"].preload
+    assert preload == (*pipelines.PRESETS["tiny"].preload, *pipelines.TEAM_PRELOAD)
+    asked.clear()
     fewer = ("cpu", "cuda:0")
     made: Any = model.team(fewer)
     assert (made.head, made.others) == (Part(0, fewer), (Part(1, fewer),))
     assert asked == [("tiny", fewer, 3, {"attention": "auto", "compiled": True, "loras": ()})]
+
+
+def test_where_one_device_is_left_it_has_the_whole_model() -> None:
+    model, _ = app.model_of(Config(devices=("cpu", "cuda:1"), threads=3))
+    assert isinstance(model, Devices)
+    last: Any = model.team(("cuda:1",))
+    assert last.others == ()
+    assert last.head.factory.keywords["device"] == "cuda:1"
+
+
+def test_a_preset_that_cannot_be_spread_is_found_before_anything_is_started() -> None:
+    with pytest.raises(PresetError, match="fake has no transformer"):
+        app.model_of(Config(preset="fake", devices=("cpu", "cpu")))
 
 
 @pytest.mark.parametrize(
