@@ -25,6 +25,7 @@ from streamgen.config import Config
 from streamgen.core import Pipeline
 from streamgen.costfile import CostFile, begun
 from streamgen.engine import Devices, Engine, StageTimes, Team
+from streamgen.engine.team import alone
 from streamgen.errors import EngineError, PresetError, StreamgenError
 from streamgen.jobs import Jobs
 from streamgen.metrics import Metrics

@@ -223,10 +223,10 @@ class Part:
 def test_several_devices_are_a_team_of_the_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def team(name: str, devices: tuple[str, ...], threads: int, **how: Any) -> tuple[Part, list[Part]]:
+    def team(name: str, devices: tuple[str, ...], threads: int, **how: Any) -> tuple[Part, tuple[Part, ...]]:
         asked.append((name, devices, threads, how))
         head, *others = (Part(rank, devices) for rank in range(len(devices)))
-        return head, others
+        return head, tuple(others)
 
     monkeypatch.setattr(pipelines, "team", team)
     model, preload = app.model_of(Config(devices=("cpu", "cuda:1", "cuda:0"), threads=3, compiled=True))
