@@ -96,7 +96,7 @@ def measure(case: RingCase, chunks: int, settle: int) -> RingOutcome:
 
 def flow(pipeline: RingPipeline, case: RingCase, chunks: int, settle: int) -> RingOutcome:
     """Sends chunks through a ring that runs."""
-    window = case.ranks * (case.steps if case.stream_batch else 1)
+    window = case.ranks * case.steps + 2 if case.stream_batch else case.ranks
     state = pipeline.open(replace(DEFAULTS, steps=case.steps))
     room = threading.Semaphore(window)
     came: list[tuple[float, float]] = []
