@@ -63,6 +63,8 @@ class _Stream:
     """Chunks; guarded by the flow's lock."""
     failed: int | None = None
     """The first chunk that failed."""
+    told: bool = False
+    """Whoever sent it knows."""
     passed: dict[tuple[int, int], int] = field(default_factory=dict)
     """The chunk that went through (stage, step) last: each stage has its own."""
 
@@ -122,7 +124,8 @@ class FakeFlow(FakePipeline):
 
     Each stage has a queue, and takes an Sth of what a denoising call takes. A chunk that is sooner through than one of
     its stream before it waits for that one. It checks what FakePipeline checks and, moreover, that no stream has more
-    chunks under way than spec.flight, or is sent more after it has failed, and that all calls come from one thread.
+    chunks under way than spec.flight, or is sent any once it is known to have failed; and that all calls come from one
+    thread.
     """
 
     def __init__(
@@ -306,6 +309,8 @@ class FakeFlow(FakePipeline):
                 return  # lost
             self._land(batch)
         batch.arrived(batch.result(pictures))
+        for chunk in batch.chunks:
+            chunk.stream.told |= chunk.error is not None
 
     def _lose(self, error: DeviceLostError) -> None:
         with self._books:
@@ -339,7 +344,7 @@ class FakeFlow(FakePipeline):
         stream = self._streams[state]
         with self._books:
             under_way = stream.under_way
-        if stream.failed is not None:
+        if stream.told:
             raise ValueError("a chunk of the stream has failed")
         if under_way >= self._spec.flight:
             raise ValueError(f"a stream has {under_way} chunks under way already")

@@ -177,9 +177,8 @@ def test_what_the_protocol_says_of_threads_is_checked(outer: str, inner: str) ->
 
 @pytest.mark.parametrize("stage", ["open", "encode", "denoise", "decode"])
 def test_faults_come_in_their_stage_and_for_their_prompt(stage: Any) -> None:
-    faults = {
-        name: Fault(stage, action) for name, action in (("bad", "raise"), ("refused", "params"), ("lost", "lose"))
-    }
+    actions: list[tuple[str, Any]] = [("bad", "raise"), ("refused", "params"), ("lost", "lose")]
+    faults = {name: Fault(stage, action) for name, action in actions}
     pipeline = FakePipeline(faults=faults)
     with pytest.raises(RuntimeError, match=f"fault in {stage}"):
         sequential(pipeline, [(pipeline.open(replace(PARAMS, prompt="bad")), frames())])
