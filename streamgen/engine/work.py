@@ -6,13 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamgen.core import Params, Pixels
+from streamgen.core import Params, PipelineSpec, Pixels
 
 STATE_LOST = "state_lost"
 """Code of the error of a chunk whose stream state was gone before it was finished."""
 
 Mode = Literal["sequential", "stream_batch"]
-"""sequential: all steps of a chunk in one job. stream_batch: one step a job, beside the session's chunks in flight."""
+"""sequential: all steps of a chunk in one job. stream_batch: one step a job, beside the session's chunks in flight.
+
+In a flow they are the same: there each chunk has all its steps in one job, and comes back with it.
+"""
+
+
+def depth_of(spec: PipelineSpec) -> int:
+    """Batches that are on their way at once where no part of the pipeline is to wait for work: one in each, and one
+    whose frames are copied meanwhile; of a flow, where others end than begin, another one whose results are.
+    """
+    if spec.flight > 1:
+        return spec.stages + 2
+    return 3 if spec.overlap else 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
