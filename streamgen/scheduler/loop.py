@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -52,7 +53,9 @@ class Runner(Protocol):
         ...
 
     async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
-        """Raises WorkerDiedError, EngineError. Several may be under way; they come back in their order."""
+        """Raises WorkerDiedError, EngineError. Several may be under way; they come back in their order or, out of a
+        flow, in any in which a session's chunks keep theirs.
+        """
         ...
 
     def forget(self, session: str) -> None:
@@ -80,14 +83,15 @@ class Batch:
     ends: tuple[float, float, float]
     """When encoder, denoiser and decoder will be done with it, as far as is known by now (s)."""
     to_idle: bool
-    """Whether the engine had nothing else then."""
+    """Whether the engine had nothing else then. What comes behind it does not hold it up, but in a flow."""
 
 
 class Loop:
     """Runs the chunks of all streams, as many batches at once as the engine takes.
 
     Every submitted chunk is in `_flights` until its stream has been told of its result or its loss, exactly once; a
-    session has at most one chunk in the batches under way, beside what the engine's stream batch holds of it.
+    session has at most one chunk in the batches under way, beside what the engine's stream batch holds of it, or
+    capacity.flight of them in a flow.
     """
 
     def __init__(
@@ -217,8 +221,7 @@ class Loop:
             return True
         if len(self._running) >= self._depth or self._engine.state != "ready":
             return False
-        free = self.capacity.free[0] if self.capacity.overlap else self.capacity.free[2]
-        now = self._clock.now()
+        free, now = self.capacity.opens, self._clock.now()
         if now >= free - self._lead:
             return True
         self._wake_at(now, free - self._lead)
@@ -234,9 +237,15 @@ class Loop:
         self._alarm = loop.call_at(at, self.wake)
 
     def _gather(self) -> list[SessionView]:
-        under_way = {chunk.session for batch in self._running for chunk in batch.plan.chunks}
+        under_way = Counter(chunk.session for batch in self._running for chunk in batch.plan.chunks)
         views = (stream.view() for stream in self.roster)
-        return [replace(view, busy=True) if view.session in under_way else view for view in views if view is not None]
+        return [self._seen(view, under_way[view.session]) for view in views if view is not None]
+
+    def _seen(self, view: SessionView, under_way: int) -> SessionView:
+        """A session with so many chunks in the batches under way. What is in a flow comes out by itself."""
+        if self.capacity.flows:
+            return replace(view, busy=under_way >= self.capacity.flight, held_due=None)
+        return replace(view, busy=True) if under_way else view
 
     def _drop(self, plan: Plan) -> None:
         by_session: dict[tuple[str, str], list[int]] = {}
@@ -281,12 +290,24 @@ class Loop:
 
     def _ended(self, batch: Batch) -> None:
         """The engine is rid of it: what it still has begins, or ends, as much earlier or later as this one did."""
+        behind = self._running[self._running.index(batch) + 1 :]
         self._running.remove(batch)
         off = self._clock.now() - batch.ends[2]
+        if self.capacity.flows:
+            self._flowed(behind, off)
+            return
         for other in self._running:
             before, within, after = other.ends
             other.ends = before + off, within + off, after + off
         self.capacity = replace(self.capacity, free=self._running[-1].ends if self._running else IDLE)
+
+    def _flowed(self, behind: Sequence[Batch], off: float) -> None:
+        """As `_ended`, of a flow: what began before goes on as it did, and when it takes the next does not change."""
+        for other in behind:
+            other.ends = (*other.ends[:2], other.ends[2] + off)
+        free = self.capacity.free if self._running else IDLE
+        under_way = tuple(batch.ends[2] for batch in self._running)
+        self.capacity = replace(self.capacity, free=free, under_way=under_way)
 
     async def _run(self, batch: Batch) -> BatchDone | None:
         """What the engine gave back; chunks it could not run are told so here."""
@@ -310,7 +331,8 @@ class Loop:
     def _deliver(self, done: BatchDone, batch: Batch) -> None:
         seconds = self._clock.now() - batch.began
         self._metrics.ran_batch(seconds, len(batch.work), done.times.stages if done.times else {})
-        if done.times is not None and batch.to_idle:
+        alone = batch.to_idle and not (self.capacity.flows and self._running)
+        if done.times is not None and alone:
             way = seconds - sum(done.times.stages.values())
             self._lead += LEAD_WEIGHT * (min(max(way, LEAD_S[0]), LEAD_S[1]) - self._lead)
         modes = {chunk.session: chunk.mode for chunk in batch.plan.chunks}
