@@ -214,17 +214,17 @@ def _begin(scheduler: Loop, engine: Engine, config: Config) -> CostFile | None:
         measured.setdefault(Shape(warm.frames, warm.width, warm.height), []).append(warm.times)
     file = None if config.cost_folder is None else CostFile(config.cost_folder, spec.name, spec.device)
     cost = begun(file.load() if file else UNKNOWN, measured)
-    scheduler.begin(_capacity(spec, config), cost, engine.depth)
+    scheduler.begin(_capacity(spec, engine.depth, config), cost, engine.depth)
     return file
 
 
 def _begin_again(scheduler: Loop, engine: Engine, config: Config, reason: str) -> None:
     """Tells the scheduler of a new worker, which may have fewer devices than the one that was lost."""
     scheduler.restarted(reason)
-    scheduler.begin(_capacity(engine.spec, config), scheduler.cost, engine.depth)
+    scheduler.begin(_capacity(engine.spec, engine.depth, config), scheduler.cost, engine.depth)
 
 
-def _capacity(spec: PipelineSpec, config: Config) -> Capacity:
+def _capacity(spec: PipelineSpec, depth: int, config: Config) -> Capacity:
     return Capacity(
         MAX_BATCH,
         spec.overlap,
@@ -232,6 +232,7 @@ def _capacity(spec: PipelineSpec, config: Config) -> Capacity:
         spec.session_slots,
         stages=spec.stages,
         flight=spec.flight,
+        places=depth,
     )
 
 

@@ -19,11 +19,12 @@ In a flow they are the same: there each chunk has all its steps in one job, and 
 
 
 def depth_of(spec: PipelineSpec) -> int:
-    """Batches that are on their way at once where no part of the pipeline is to wait for work: one in each, and one
-    whose frames are copied meanwhile; of a flow, where others end than begin, another one whose results are.
+    """Batches that are on their way at once, so that no part of the pipeline has to wait for work: one in each, or one
+    whose frames are copied meanwhile. In a flow, where batches that are unlike run into each other, twice as many as it
+    has stages: with one for each these would be at work for two thirds of the time, or less.
     """
     if spec.flight > 1:
-        return spec.stages + 2
+        return 2 * spec.stages
     return 3 if spec.overlap else 2
 
 

@@ -1,8 +1,8 @@
 """Whether a device can keep the promises made to a set of sessions, and at which quality. Pure.
 
 A session is a periodic task: a chunk every `period`, worth `cost` of the device's time, to be done within `slack` of
-its last frame's coming. Where several devices, or stages, work at once, the slowest is the device, and what a chunk
-spends on the others is taken off its slack. Chunks run to their end, earliest deadline first. The promises hold where
+its last frame's coming. Where several stages work at once, the slowest is the device, and what a chunk spends
+on the others is taken off its slack. Chunks run to their end, earliest deadline first. The promises hold where
 
     sum of cost / period                    is at most the share of the device that may be used, and
     for every slack D, the work that can come due within D, and the longest chunk that may just have begun, fit into D

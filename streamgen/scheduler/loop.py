@@ -82,8 +82,8 @@ class Batch:
     """When it was submitted (s)."""
     ends: tuple[float, float, float]
     """When encoder, denoiser and decoder will be done with it, as far as is known by now (s)."""
-    to_idle: bool
-    """Whether the engine had nothing else then. What comes behind it does not hold it up, but in a flow."""
+    beside: int
+    """Batches that the engine had then. What comes behind this one does not hold it up, but in a flow."""
 
 
 class Loop:
@@ -270,7 +270,7 @@ class Loop:
                 self._flights[tag] = Flight(stream, submission)
             pixels, params, first = submission.pixels, submission.params, submission.first
             work[tag] = ChunkWork(chunk.session, params, first, pixels, chunk.mode, tag)
-        batch = Batch(plan, work, now, plan.ends, to_idle=not self._running)
+        batch = Batch(plan, work, now, plan.ends, beside=len(self._running))
         self._running.append(batch)
         self.capacity = self.capacity.given(plan.ends)
         return batch
@@ -289,25 +289,18 @@ class Loop:
         self.wake()
 
     def _ended(self, batch: Batch) -> None:
-        """The engine is rid of it: what it still has begins, or ends, as much earlier or later as this one did."""
-        behind = self._running[self._running.index(batch) + 1 :]
+        """The engine is rid of it: what it still has begins, or ends, as much earlier or later as this one did. Batches
+        in a flow have each their own time.
+        """
         self._running.remove(batch)
-        off = self._clock.now() - batch.ends[2]
         if self.capacity.flows:
-            self._flowed(behind, off)
+            self.capacity = replace(self.capacity, under_way=tuple(other.ends[2] for other in self._running))
             return
+        off = self._clock.now() - batch.ends[2]
         for other in self._running:
             before, within, after = other.ends
             other.ends = before + off, within + off, after + off
         self.capacity = replace(self.capacity, free=self._running[-1].ends if self._running else IDLE)
-
-    def _flowed(self, behind: Sequence[Batch], off: float) -> None:
-        """As `_ended`, of a flow: what began before goes on as it did, and when it takes the next does not change."""
-        for other in behind:
-            other.ends = (*other.ends[:2], other.ends[2] + off)
-        free = self.capacity.free if self._running else IDLE
-        under_way = tuple(batch.ends[2] for batch in self._running)
-        self.capacity = replace(self.capacity, free=free, under_way=under_way)
 
     async def _run(self, batch: Batch) -> BatchDone | None:
         """What the engine gave back; chunks it could not run are told so here."""
@@ -331,7 +324,9 @@ class Loop:
     def _deliver(self, done: BatchDone, batch: Batch) -> None:
         seconds = self._clock.now() - batch.began
         self._metrics.ran_batch(seconds, len(batch.work), done.times.stages if done.times else {})
-        alone = batch.to_idle and not (self.capacity.flows and self._running)
+        if done.times is not None and self.capacity.flows:
+            self.capacity = self.capacity.crowded(seconds, sum(done.times.stages.values()), batch.beside)
+        alone = not batch.beside and not (self.capacity.flows and self._running)
         if done.times is not None and alone:
             way = seconds - sum(done.times.stages.values())
             self._lead += LEAD_WEIGHT * (min(max(way, LEAD_S[0]), LEAD_S[1]) - self._lead)

@@ -456,7 +456,7 @@ async def all_sent(engine: Engine) -> None:
 
 async def test_of_a_flow_as_many_chunks_of_a_session_are_on_their_way_as_it_takes(tmp_path: Path) -> None:
     async with held(tmp_path / "flag") as (engine, let_go):
-        assert engine.depth == 5
+        assert engine.depth == 6
         calls = [asyncio.create_task(engine.run([work("a", i), work("b", i)])) for i in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(ValueError, match="1 of 2 sessions of a batch have 3 chunks on their way already"):
@@ -516,7 +516,7 @@ async def test_a_session_that_is_forgotten_with_chunks_on_their_way_begins_anew_
         expect_nothing = [asyncio.create_task(engine.run([work("a", i)])) for i in range(3)]
         kept = asyncio.create_task(engine.run([work("b", 0)]))
         await all_sent(engine)
-        waiting = asyncio.create_task(engine.run([work("c", 0)]))
+        waiting = [asyncio.create_task(engine.run([work(session, 0)])) for session in "ce"]
         too_late = asyncio.create_task(engine.run([work("d", 0), work("b", 1)]))  # waits for its turn
         await asyncio.sleep(0)
         for session in "ad":
@@ -526,7 +526,8 @@ async def test_a_session_that_is_forgotten_with_chunks_on_their_way_begins_anew_
         let_go()
         assert [(await call).chunks for call in expect_nothing] == [[], [], []]
         expect((await kept).chunks, ("b", 0))
-        expect((await waiting).chunks, ("c", 0))
+        for session, call in zip("ce", waiting, strict=True):
+            expect((await call).chunks, (session, 0))
         expect((await too_late).chunks, ("b", 1))
         for i, call in enumerate(fresh):
             expect((await call).chunks, ("a", i))
@@ -570,6 +571,6 @@ async def test_a_flow_lost_with_many_chunks_on_their_way_is_replaced(prompt: str
         expect(await run(engine, [work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
 
 
-@pytest.mark.parametrize(("spec", "depth"), [(SPEC, 2), (replace(SPEC, overlap=True), 3), (FLOW_SPEC, 5)])
+@pytest.mark.parametrize(("spec", "depth"), [(SPEC, 2), (replace(SPEC, overlap=True), 3), (FLOW_SPEC, 6)])
 def test_the_depth_follows_from_the_pipeline(spec: PipelineSpec, depth: int) -> None:
     assert depth_of(spec) == depth

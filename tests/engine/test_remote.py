@@ -235,12 +235,12 @@ async def test_a_flush_needs_no_frames_and_no_valid_size() -> None:
 
 async def test_in_a_flow_there_are_slots_for_as_many_batches_as_keep_all_stages_at_work() -> None:
     async with remote(slots=2, depth=None, spec=FLOW) as (streams, puppet, memory):
-        assert streams.depth == 5
-        calls = [start(streams, work("a", i), work("b", 10 + i)) for i in range(5)]
-        jobs = await puppet.got(5)
+        assert streams.depth == 6
+        calls = [start(streams, work("a", i), work("b", 10 + i)) for i in range(6)]
+        jobs = await puppet.got(6)
         (attach,) = (message for message in puppet.sent if isinstance(message, Attach))
         assert sorted(slot for job in jobs for slot in job.slots) == list(range(attach.slots))
-        assert attach.slots == 10  # nothing is held back that would come with others
+        assert attach.slots == 12  # nothing is held back that would come with others
         for job in jobs:
             puppet.answer(job, memory)
         for i, call in enumerate(calls):
