@@ -237,15 +237,16 @@ class Loop:
         self._alarm = loop.call_at(at, self.wake)
 
     def _gather(self) -> list[SessionView]:
-        under_way = Counter(chunk.session for batch in self._running for chunk in batch.plan.chunks)
-        views = (stream.view() for stream in self.roster)
-        return [self._seen(view, under_way[view.session]) for view in views if view is not None]
-
-    def _seen(self, view: SessionView, under_way: int) -> SessionView:
-        """A session with so many chunks in the batches under way. What is in a flow comes out by itself."""
+        views = [view for stream in self.roster if (view := stream.view()) is not None]
         if self.capacity.flows:
-            return replace(view, busy=under_way >= self.capacity.flight, held_due=None)
-        return replace(view, busy=True) if under_way else view
+            return self._gather_for_flow(views)
+        under_way = {chunk.session for batch in self._running for chunk in batch.plan.chunks}
+        return [replace(view, busy=True) if view.session in under_way else view for view in views]
+
+    def _gather_for_flow(self, views: Iterable[SessionView]) -> list[SessionView]:
+        """What is in a flow comes out by itself: nothing is held. What was lost in it keeps nobody from going on."""
+        under_way, most = Counter(flight.stream.id for flight in self._flights.values()), self.capacity.flight
+        return [replace(view, busy=under_way[view.session] >= most, held_due=None) for view in views]
 
     def _drop(self, plan: Plan) -> None:
         by_session: dict[tuple[str, str], list[int]] = {}
