@@ -8,16 +8,15 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from pipelines.registry import Choices, Preset
 from streamgen.core import Params, PipelineSpec, Pixels, Row
-from streamgen.errors import ParamsError, PresetError
+from streamgen.errors import DeviceLostError, ParamsError
 
-Stage = Literal["open", "update", "encode", "denoise", "decode", "close"]
+Stage = Literal["open", "update", "send", "encode", "denoise", "decode", "close"]
 
 FAKE_SPEC = PipelineSpec(
     name="fake",
@@ -52,11 +51,12 @@ class FakeCost:
 class Fault:
     """What goes wrong in `stage` for the prompts it is programmed for.
 
-    raise: an unexpected exception; params: a ParamsError; exit: the process ends at once; hang: an hour's sleep.
+    raise: an unexpected exception; params: a ParamsError; exit: the process ends at once; hang: an hour's sleep;
+    lose: a DeviceLostError.
     """
 
     stage: Stage
-    action: Literal["raise", "params", "exit", "hang"] = "raise"
+    action: Literal["raise", "params", "exit", "hang", "lose"] = "raise"
 
 
 @dataclass(slots=True, eq=False)
@@ -141,29 +141,38 @@ class FakePipeline:
         return rows
 
     def _encode(self, state: FakeState, pixels: Pixels) -> Row[FakeState]:
+        self._check_frames(state, pixels)
+        self._stumble("encode", state.params)
+        return self._row(state, pixels)
+
+    def _check_frames(self, state: FakeState, pixels: Pixels) -> None:
         params = state.params
         self._check_open(state)
-        self._stumble("encode", params)
         wanted = self._spec.frames_wanted(first=state.encoded == 0)
         if not 1 <= len(pixels) <= wanted or pixels.shape[1:] != (params.height, params.width, 3):
             raise ValueError(f"frames of shape {pixels.shape}, wanted {(wanted, params.height, params.width, 3)}")
-        latent = FakeLatent(pixels, params, state.encoded)
+
+    def _row(self, state: FakeState, pixels: Pixels) -> Row[FakeState]:
+        latent = FakeLatent(pixels, state.params, state.encoded)
         state.encoded += 1
-        return Row(state, latent, None, 0, params.steps, params.noise, len(pixels))
+        return Row(state, latent, None, 0, state.params.steps, state.params.noise, len(pixels))
 
     def denoise(self, rows: Sequence[Row[FakeState]]) -> list[Row[FakeState]]:
         """Counts steps. Raises ValueError for rows that are done, or come in another order than their chunks."""
         with self._alone("denoise", *(row.state for row in rows)):
-            for row in rows:
-                self._check_open(row.state)
-                self._stumble("denoise", row.latent.params)
-                if row.done:
-                    raise ValueError("a row that is done was to be denoised")
-            order = [(id(row.state), row.latent.chunk) for row in rows]
-            if any(a[0] == b[0] and a[1] >= b[1] for i, a in enumerate(order) for b in order[i + 1 :]):
-                raise ValueError("rows of one state came in another order than its chunks")
+            self._check_rows(rows)
             self._spend(self._cost.call_s, (self._scaled(self._cost.step_s, row) for row in rows))
         return [replace(row, step=row.step + 1) for row in rows]
+
+    def _check_rows(self, rows: Sequence[Row[FakeState]]) -> None:
+        for row in rows:
+            self._check_open(row.state)
+            self._stumble("denoise", row.latent.params)
+            if row.done:
+                raise ValueError("a row that is done was to be denoised")
+        order = [(id(row.state), row.latent.chunk) for row in rows]
+        if any(a[0] == b[0] and a[1] >= b[1] for i, a in enumerate(order) for b in order[i + 1 :]):
+            raise ValueError("rows of one state came in another order than its chunks")
 
     def decode(self, rows: Sequence[Row[FakeState]]) -> list[Pixels]:
         """Restyles. Raises ValueError for rows that are not done, or come in another order than their chunks."""
@@ -236,30 +245,5 @@ class FakePipeline:
                 os._exit(3)
             case "hang":
                 self._sleep(3600.0)
-
-
-def build_fake(preset: Preset, choices: Choices, environ: Mapping[str, str] = os.environ) -> FakePipeline:
-    """The preset `fake`. Its costs are the preset's, changed by $STREAMGEN_FAKE_COST: "step_s=0.01,decode_s=0".
-
-    Raises PresetError for costs that are none, and for LoRA files, which there is no model to merge into.
-    """
-    if choices.loras:
-        raise PresetError(f"{preset.name} has no model that a LoRA file could be merged into")
-    changed = _costs(environ.get("STREAMGEN_FAKE_COST", ""))
-    cost = FakeCost(**{**preset.settings["cost"], **changed})
-    spec = replace(FAKE_SPEC, defaults=preset.defaults, light_vae=cost.light_decode_s > 0, device=f"fake {cost}")
-    return FakePipeline(spec, cost)
-
-
-def _costs(text: str) -> dict[str, float]:
-    known = [field.name for field in fields(FakeCost) if field.name.endswith("_s")]
-    costs = {}
-    for part in filter(None, text.split(",")):
-        name, _, seconds = part.partition("=")
-        try:
-            costs[name] = float(seconds)
-        except ValueError:
-            costs[name] = -1.0
-        if name not in known or not 0 <= costs[name] < 3600:
-            raise PresetError(f"STREAMGEN_FAKE_COST: {part!r} is none of NAME=SECONDS with {', '.join(known)}")
-    return costs
+            case "lose":
+                raise DeviceLostError(f"programmed loss in {stage}")

@@ -6,10 +6,12 @@
     python scripts/simulate_load.py --json sweep.json --html sweep.html
     python scripts/simulate_load.py --capacity --costs costs.json --set slo_ms=500 --set steps=1
     python scripts/simulate_load.py --capacity --fleet 10000 --costs costs.json
+    python scripts/simulate_load.py --capacity --stages 4            four such devices in a row, with chunks that flow
     python scripts/simulate_load.py --planning                       what one decision about 256 sessions takes
 
-Load is the device time that sessions would take at the quality that they ask for, of what the device has. The sweep's
-device is fast enough for two dozen of them; the sessions differ in frame rate, budget, steps and size.
+Load is the device time that sessions would take at the quality that they ask for, of what the device has, or several in
+a row have. The sweep's device is fast enough for two dozen of them; the sessions differ in frame rate, budget, steps
+and size.
 """
 
 from __future__ import annotations
@@ -81,9 +83,15 @@ def _sweep(args: argparse.Namespace) -> dict[str, object]:
     contenders = [CONTENDERS[name] for name in args.policies]
     with tqdm(total=len(contenders) * len(args.loads), unit="run", disable=None) as bar:
         results = sweep(
-            contenders, args.loads, args.trace, args.seconds, args.seed, done=functools.partial(bar.update, 1)
+            contenders,
+            args.loads,
+            args.trace,
+            args.seconds,
+            args.seed,
+            _in_a_row(DEVICE, args),
+            done=functools.partial(bar.update, 1),
         )
-    title = f"Load on one device: {args.trace} trace"
+    title = f"Load on {_devices(args)}: {args.trace} trace"
     notes = f"{args.seconds:g} s of virtual time for each point, seed {args.seed}."
     print("\n".join([f"{title}. {notes}", *(f"  {c.name:9} {c.title}" for c in contenders), *lines(results)]))
     if args.html is not None:
@@ -106,26 +114,29 @@ def _capacity(args: argparse.Namespace) -> dict[str, object]:
     quality = "with lower quality under load" if args.ladder else "at the quality asked for"
     print(f"Sessions of {what}, {quality}:")
     alone = sessions_per_device(question)
-    print(f"  {alone.sessions} on one device, all there all the time, with at most {MISSES:.0%} of the frames missed")
+    within = f"with at most {MISSES:.0%} of the frames missed"
+    print(f"  {alone.sessions} on {_devices(args)}, all there all the time, {within}")
     _fares(alone)
     results: dict[str, object] = {"sessions_per_device": alone.sessions, "outcome": _dict(alone)}
     if args.fleet:
         shared = sessions_per_device_of_fleet(question, SAMPLED, STAY_S)
         if not shared.sessions:
-            print("  none on a device of a fleet")
+            print(f"  none on {_devices(args)} of a fleet")
             return results
         count = devices_for(args.fleet, shared.sessions)
+        each = "device" if args.stages == 1 else f"row of {args.stages} devices"
         print(
-            f"  {shared.sessions} on each device of a fleet in the mean, where they come at random and stay for "
-            f"{STAY_S:g} s: {count} devices for {args.fleet} sessions"
+            f"  {shared.sessions} on each {each} of a fleet in the mean, where they come at random and stay for "
+            f"{STAY_S:g} s: {count * args.stages} devices for {args.fleet} sessions"
         )
         _fares(shared)
         print(
-            f"  (assumed: a sample of {SAMPLED} devices stands for all; each newcomer goes to the one with the fewest "
+            f"  (assumed: a sample of {SAMPLED} of them stands for all; each newcomer goes to the one with the fewest "
             f"sessions; arrivals are random and independent; at most {TURNED_AWAY:.0%} of the sessions may have to "
             "wait; no device fails; sessions stay where they are)"
         )
-        results |= {"per_device_of_fleet": shared.sessions, "devices": count, "fleet_outcome": _dict(shared)}
+        devices = count * args.stages
+        results |= {"per_device_of_fleet": shared.sessions, "devices": devices, "fleet_outcome": _dict(shared)}
     return results
 
 
@@ -144,8 +155,11 @@ def _dict(answer: Answer) -> object:
 
 def _device(args: argparse.Namespace) -> Device:
     """Raises ParamsError where no costs are given that can be used."""
-    device = replace(
-        DEVICE, max_batch=args.max_batch, overlap=args.overlap, slots=args.slots, spread=args.spread, hiccups=0.002
+    device = _in_a_row(
+        replace(
+            DEVICE, max_batch=args.max_batch, overlap=args.overlap, slots=args.slots, spread=args.spread, hiccups=0.002
+        ),
+        args,
     )
     if args.costs is not None:
         try:
@@ -167,6 +181,17 @@ def _device(args: argparse.Namespace) -> Device:
     return device
 
 
+def _in_a_row(device: Device, args: argparse.Namespace) -> Device:
+    """Raises ParamsError for a number of stages that is none."""
+    if args.stages < 1:
+        raise ParamsError("stages", f"must be 1 or more, not {args.stages}")
+    return device if args.stages == 1 else device.in_a_row(args.stages)
+
+
+def _devices(args: argparse.Namespace) -> str:
+    return "one device" if args.stages == 1 else f"{args.stages} devices in a row"
+
+
 def _params(args: argparse.Namespace) -> Params:
     """Raises ParamsError."""
     values: dict[str, object] = {}
@@ -184,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="of virtual time a run (default 60)")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a report")
+    parser.add_argument("--stages", type=int, default=1, metavar="N", help="devices in a row that chunks flow through")
     load_ = parser.add_argument_group("load sweep (what it does when nothing else is asked for)")
     load_.add_argument("--trace", choices=tuple(CROWDS), default="jittery", help="how frames and clients come")
     load_.add_argument("--loads", type=float, nargs="+", default=LOADS, metavar="L")

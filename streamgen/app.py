@@ -22,7 +22,7 @@ import pipelines
 from streamgen.allocator import keep_large_blocks
 from streamgen.clock import MonotonicClock
 from streamgen.config import Config
-from streamgen.core import Pipeline
+from streamgen.core import Pipeline, PipelineSpec
 from streamgen.costfile import CostFile, begun
 from streamgen.engine import Devices, Engine, StageTimes, Team
 from streamgen.engine.team import alone
@@ -42,9 +42,6 @@ Model = Factory | Devices
 
 MAX_BATCH = 4
 """Chunks in one batch at most. Whether batches pay at all is for the cost model to say."""
-
-DEPTH = 3
-"""Batches that the engine may have at once: one in each of its stages, or one that waits behind the one that runs."""
 
 KEEP_COSTS_S = 60.0
 """Costs are written to disk this often."""
@@ -123,13 +120,12 @@ async def _serve(
     engine = Engine(
         model,
         slots=MAX_BATCH,
-        depth=DEPTH,
         job_timeout_s=config.job_timeout_s,
         start_timeout_s=config.start_timeout_s,
         preload=preload,
     )
     scheduler = Loop(engine, clock, metrics, max_waiting=config.max_queue)
-    engine.on_restart = scheduler.restarted
+    engine.on_restart = functools.partial(_begin_again, scheduler, engine, config)
     service = Service(config, engine, scheduler, preset_infos(), clock, metrics)
     jobs = Jobs(config, engine, scheduler, clock, metrics) if config.max_jobs else None
     app = create_app(service, metrics, pages(), token=config.token, allowed_origins=config.allowed_origins, jobs=jobs)
@@ -247,10 +243,26 @@ def _begin(scheduler: Loop, engine: Engine, config: Config) -> CostFile | None:
         measured.setdefault(Shape(warm.frames, warm.width, warm.height), []).append(warm.times)
     file = None if config.cost_folder is None else CostFile(config.cost_folder, spec.name, spec.device)
     cost = begun(file.load() if file else UNKNOWN, measured)
-    scheduler.begin(
-        Capacity(MAX_BATCH, spec.overlap, config.max_sessions, spec.session_slots), cost, DEPTH if spec.overlap else 2
-    )
+    scheduler.begin(_capacity(spec, engine.depth, config), cost, engine.depth)
     return file
+
+
+def _begin_again(scheduler: Loop, engine: Engine, config: Config, reason: str) -> None:
+    """Tells the scheduler of a new worker, which may have fewer devices than the one that was lost."""
+    scheduler.restarted(reason)
+    scheduler.begin(_capacity(engine.spec, engine.depth, config), scheduler.cost, engine.depth)
+
+
+def _capacity(spec: PipelineSpec, depth: int, config: Config) -> Capacity:
+    return Capacity(
+        MAX_BATCH,
+        spec.overlap,
+        config.max_sessions,
+        spec.session_slots,
+        stages=spec.stages,
+        flight=spec.flight,
+        places=depth,
+    )
 
 
 async def _keep_costs(scheduler: Loop, file: CostFile | None) -> None:

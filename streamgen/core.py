@@ -341,6 +341,9 @@ class Flow(Pipeline[S], Protocol[S]):
 
         Returns when their frames have been read. `arrived` is called once, in a thread of the pipeline's, when all of
         them are done or have failed. After a failure its stream is of no use: `close` it. A stream that is closed with
-        chunks under way: they arrive, with or without pictures. Raises DeviceLostError where the flow has ended.
+        chunks under way: they arrive, with or without pictures.
+
+        May raise what is wrong with one of them: then none was sent, no stream has changed, and each can be sent by
+        itself. Raises DeviceLostError where the flow has ended.
         """
         ...

@@ -132,11 +132,14 @@ class Session:
         self._state: State = "connecting"
         self._paused = False
         self._first = True
+        """Whether the next chunk begins a stream."""
+        self._began = 0
+        """Id of the first frame of the last chunk that began one."""
         self._alone = False
         self._failures = 0
         most = max(spec.chunk_frames, spec.first_chunk_frames)
         self._inbox = Inbox(WAITING_CHUNKS * most) if inbox is None else inbox
-        self._outbox = Outbox(max(3 * most, MOST_HELD))
+        self._outbox = Outbox(max((2 + spec.flight) * most, MOST_HELD))
         self._updates = Updates()
         self._asked = SIZES.intersection(asked)
         self._source = SourceShape()
@@ -385,6 +388,8 @@ class Session:
         pixels = [frame.pixels for frame in taken]
         pixels += [pixels[-1]] * (self.spec.frames_wanted(self._first) - len(pixels))
         work = Submission(taken, tuple(pixels), self.running, self._first)
+        if self._first:
+            self._began = taken[0].id
         self._first, self._mode = False, mode
         self._flights.append(work)
         self._updates.resolve(taken[0].id)
@@ -416,7 +421,7 @@ class Session:
     def lose(self, work: Submission, reason: str, *, state_lost: bool = False) -> None:
         """There will be no result of `work`, which is not its fault."""
         self._flights.remove(work)
-        self._first = self._first or state_lost
+        self._goes_on(work, state_lost)
         self._dropped(work.frames, reason)
 
     def fail(self, work: Submission, reason: str, message: str, state_lost: bool) -> None:
@@ -425,7 +430,7 @@ class Session:
         self._dropped(work.frames, reason)
         self._failures += 1
         self._good, self._alone = 0, True
-        self._first = self._first or state_lost
+        self._goes_on(work, state_lost)
         if self._failures >= MAX_FAILURES:
             self.end(f"the engine failed at this session {self._failures} times in a row: {message}")
 
@@ -517,6 +522,11 @@ class Session:
         self._scheduler.forget(self, "restart")
         if self._state == "live":
             self._set_state("warming")
+
+    def _goes_on(self, work: Submission, state_lost: bool) -> None:
+        """There is no result of `work`: where its stream is gone, and was the last one, another has to begin."""
+        if state_lost and work.frames[0].id >= self._began:
+            self._first = True
 
     def _set_state(self, state: State) -> None:
         self._state = state

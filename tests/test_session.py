@@ -324,6 +324,23 @@ async def test_failures_are_survived_until_there_are_too_many_in_a_row() -> None
     assert "no memory" in session.end_reason
 
 
+async def test_what_is_lost_of_a_former_stream_does_not_end_the_present_one() -> None:
+    clock = ManualClock()
+    session = make_session(clock=clock)
+    session.connected()
+    feed(session, clock, 16)
+    former = [session.submit(ids) for ids in ([8, 9], [10, 11])]  # the oldest were displaced
+    session.fail(former[0], "error", "broken", state_lost=True)
+    present = session.submit([12, 13])
+    assert present.first
+    session.lose(former[1], "restart", state_lost=True)
+    later = session.submit([14, 15])
+    assert not later.first
+    session.lose(later, "restart", state_lost=True)
+    feed(session, clock, 4)
+    assert session.submit([16, 17, 18, 19]).first
+
+
 async def test_closing_accounts_for_every_frame() -> None:
     clock, scheduler = ManualClock(), IdleScheduler()
     session = make_session(scheduler, clock)

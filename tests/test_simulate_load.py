@@ -32,6 +32,16 @@ def test_capacity_is_planned_from_the_costs_that_a_service_saved(tmp_path: Path)
     assert "on one device" in done.stdout
 
 
+def test_devices_in_a_row_are_simulated() -> None:
+    words = ["--capacity", "--stages", "3", "--seconds", "5", "--set", "fps=30", "--set", "steps=4"]
+    done = run_script("simulate_load", *words)
+    assert done.returncode == 0, done.stderr
+    assert "on 3 devices in a row, all there all the time" in done.stdout
+    done = run_script("simulate_load", "--stages", "2", "--seconds", "5", "--loads", "0.5", "--policies", "full")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Load on 2 devices in a row")
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -39,6 +49,7 @@ def test_capacity_is_planned_from_the_costs_that_a_service_saved(tmp_path: Path)
         (["--capacity", "--cost", "1+2,3"], "must be four"),
         (["--capacity", "--set", "fps=0"], "fps"),
         (["--capacity", "--set", "colour=1"], "unknown parameter"),
+        (["--stages", "0"], "stages"),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_one_line(words: list[str], problem: str) -> None:

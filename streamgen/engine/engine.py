@@ -15,7 +15,7 @@ from streamgen.engine.lives import Lives
 from streamgen.engine.messages import Ready, one_line
 from streamgen.engine.remote import RemoteStreams
 from streamgen.engine.team import Devices, alone
-from streamgen.engine.work import BatchDone, ChunkWork, WarmupTimes
+from streamgen.engine.work import BatchDone, ChunkWork, WarmupTimes, depth_of
 from streamgen.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Engine:
         factory: Callable[[], Pipeline[Any]] | Devices,
         *,
         slots: int = 8,
-        depth: int = 2,
+        depth: int | None = None,
         job_timeout_s: float = 20.0,
         start_timeout_s: float = 300.0,
         on_restart: Callable[[str], None] | None = None,
@@ -60,15 +60,17 @@ class Engine:
 
         `slots` is the most chunks in one batch.
 
-        `depth` is how many batches are on their way to the worker and back at once: with 2 the frames of one are copied
-        while another is computed; a pipeline whose stages overlap has work for 3. `job_timeout_s` is how long one may
-        take from when the worker can begin it, which is its submission, or the end of the batch before it.
+        `depth` is how many batches are on their way to the worker and back at once: by default as many as the pipeline
+        has work for, and one whose frames are copied meanwhile. `job_timeout_s` is how long one may take from when the
+        worker can begin it, which is its submission, or the end of the batch before it; in a flow, how long no batch at
+        all may come back.
         `on_restart(reason)` is called in the event loop when a worker was lost and a fresh one is ready. `backoff_s` is
         the first and the longest distance between the starts of workers that are lost again and again. `preload` are
         the modules that take the pipeline long to import, as process.preload takes them.
         """
         self.on_restart = on_restart
         self._slots = slots
+        self._depth = depth
         self._job_timeout_s = job_timeout_s
         devices = factory if isinstance(factory, Devices) else alone(factory)
         self._lives = Lives(devices, slots, depth, start_timeout_s, Backoff(*backoff_s))
@@ -81,10 +83,9 @@ class Engine:
         """The first worker's, which measures more than later ones."""
         self._streams: RemoteStreams | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._turns = asyncio.Semaphore(depth)
         self._jobs: set[asyncio.Task[BatchDone]] = set()
-        self._busy: dict[str, _Call] = {}
-        """The call that each session has a chunk in."""
+        self._busy: dict[str, list[_Call]] = {}
+        """The calls that each session has a chunk in, in their order."""
 
     @property
     def state(self) -> EngineState:
@@ -105,6 +106,11 @@ class Engine:
         when the engine was started. Raises EngineError as `spec`.
         """
         return self._told(self._first).warmup
+
+    @property
+    def depth(self) -> int:
+        """Batches that are on their way at once. Raises EngineError before the engine was ready for the first time."""
+        return self._depth or depth_of(self.spec)
 
     @property
     def pid(self) -> int | None:
@@ -138,8 +144,9 @@ class Engine:
     async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
         """One batch of at most `slots` chunks. `depth` of them are on their way at once, further calls wait their turn.
 
-        A session has at most one chunk in all calls that have not returned, those that wait included; what it has in
-        the stream batch is not counted. `forget` frees it.
+        A session has at most one chunk in all calls that have not returned, those that wait included, or spec.flight of
+        them in a flow; what it has in the stream batch is not counted. `forget` frees it. Calls return in their order;
+        in a flow as they are done, those that one session has chunks in in their order.
 
         What is wrong with one chunk is in its ChunkDone. Raises WorkerDiedError where the worker was lost on the way,
         EngineError where none is ready, ValueError for a batch that is none. A cancelled call's batch still runs.
@@ -147,12 +154,15 @@ class Engine:
         sessions = {chunk.session for chunk in chunks}
         if len(sessions) != len(chunks) or len(chunks) > self._slots:
             raise ValueError(f"{len(chunks)} chunks of {len(sessions)} sessions in a batch for {self._slots}")
-        if busy := sessions & self._busy.keys():
-            raise ValueError(f"{len(busy)} of {len(sessions)} sessions of a batch have a chunk on its way already")
+        flight = self._ready.spec.flight if self._ready is not None else 1
+        if busy := [session for session in sessions if len(self._busy.get(session, ())) >= flight]:
+            on_way = "a chunk on its way" if flight == 1 else f"{flight} chunks on their way"
+            raise ValueError(f"{len(busy)} of {len(sessions)} sessions of a batch have {on_way} already")
         if not chunks:
             return BatchDone([], None)
         call = _Call(list(chunks))
-        self._busy.update(dict.fromkeys(sessions, call))
+        for session in sessions:
+            self._busy.setdefault(session, []).append(call)
         job = asyncio.create_task(self._run(call), name="engine-job")
         self._jobs.add(job)
         job.add_done_callback(self._job_done)
@@ -162,9 +172,9 @@ class Engine:
         """Closes the session's stream state; its next chunk opens a fresh one. A chunk that waits is not run any more,
         and one that runs gets no answer, or one that is of no use. Never fails.
         """
-        call = self._busy.pop(session, None)
-        if call is not None and not call.begun:
-            call.chunks = [chunk for chunk in call.chunks if chunk.session != session]
+        for call in self._busy.pop(session, ()):
+            if not call.begun:
+                call.chunks = [chunk for chunk in call.chunks if chunk.session != session]
         if self._streams is not None:
             self._streams.close(session)
 
@@ -185,13 +195,23 @@ class Engine:
 
     async def _run(self, call: _Call) -> BatchDone:
         try:
-            async with self._turns:
-                if self._streams is None or self.state != "ready":
-                    raise EngineError(f"the engine is {self.state}")
+            streams = self._running
+            async with streams.turns:
+                if streams is not self._running:
+                    raise EngineError("the engine has begun anew")
                 call.begun = True
-                return await self._streams.run(call.chunks, self._job_timeout_s)
+                return await streams.run(call.chunks, self._job_timeout_s)
         finally:
-            self._busy = {session: other for session, other in self._busy.items() if other is not call}
+            for session in {chunk.session for chunk in call.chunks} & self._busy.keys():
+                self._busy[session] = [other for other in self._busy[session] if other is not call]
+                if not self._busy[session]:
+                    del self._busy[session]
+
+    @property
+    def _running(self) -> RemoteStreams:
+        if self._streams is None or self.state != "ready":
+            raise EngineError(f"the engine is {self.state}")
+        return self._streams
 
     def _job_done(self, job: asyncio.Task[BatchDone]) -> None:
         self._jobs.discard(job)

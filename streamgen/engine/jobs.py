@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import queue
 import threading
+from dataclasses import dataclass
 
 from streamgen.engine.messages import Chunk, Close, Run, ToWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Tend:
+    """From within the worker: something has failed, and has to be looked after by the thread that works."""
 
 
 class Jobs:
     """Messages in their order. A job loses the chunks of sessions that are closed before it begins.
 
-    `put` is for the thread that receives, `get` and `begin` for the one that works.
+    `put` is for any thread, `get` and `begin` for the one that works.
     """
 
     def __init__(self) -> None:
-        self._messages: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[ToWorker | Tend] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: dict[int, set[str]] = {}
         """The sessions closed since, of each job that has not begun."""
 
-    def put(self, message: ToWorker) -> None:
+    def put(self, message: ToWorker | Tend) -> None:
         """One more message."""
         with self._lock:
             if isinstance(message, Run):
@@ -30,7 +36,7 @@ class Jobs:
                     closed.add(message.session)
         self._messages.put(message)
 
-    def get(self) -> ToWorker:
+    def get(self) -> ToWorker | Tend:
         """The next message; waits for it."""
         return self._messages.get()
 

@@ -28,7 +28,9 @@ class StartError(EngineError):
 class Lives:
     """Begins them. A device that cannot be started is left out in the end, and stays so."""
 
-    def __init__(self, devices: Devices, slots: int, depth: int, start_timeout_s: float, backoff: Backoff) -> None:
+    def __init__(
+        self, devices: Devices, slots: int, depth: int | None, start_timeout_s: float, backoff: Backoff
+    ) -> None:
         """`slots` and `depth` as RemoteStreams takes them; `start_timeout_s` is what each may take to begin."""
         self._devices = devices
         self._slots = slots

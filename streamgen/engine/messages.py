@@ -3,7 +3,7 @@
 service                                worker
    |  <- Ready                            |     once, when the pipeline is built and warm
    |  Attach ->                           |     once
-   |  Run ->                      <- Done |     several jobs at a time; answers in the order of the jobs
+   |  Run ->                      <- Done |     several jobs at a time; answers in the order of the jobs, but in a flow
    |  Close ->                            |     any time, no answer
    |  Stop ->                             |     ends the worker, as the end of the pipe does
    |  <- Failed                           |     any time: the worker ends

@@ -17,7 +17,8 @@ import numpy as np
 from streamgen.core import MAX_STEPS
 from streamgen.engine.frames import FrameMemory, FramePool, slot_bytes
 from streamgen.engine.messages import Attach, Chunk, Close, Done, FromWorker, Ready, Result, Run, Stop, ToWorker
-from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork
+from streamgen.engine.patience import Patience
+from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork, depth_of
 from streamgen.errors import EngineError, ParamsError, StreamgenError, WorkerDiedError
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,13 @@ class Process(Protocol):
 class RemoteStreams:
     """One life of the worker once it is ready: all that belongs to it (memory, slots, threads) ends with it.
 
-    Several batches may be on their way; the worker begins and answers them in their order.
+    Several batches may be on their way; the worker begins them in their order, and answers them in it, but where its
+    pipeline is a flow. `run` returns in the order of the answers.
     """
 
     @classmethod
     async def open(
-        cls, process: Process, memory: FrameMemory, slots: int, depth: int, timeout_s: float
+        cls, process: Process, memory: FrameMemory, slots: int, depth: int | None, timeout_s: float
     ) -> RemoteStreams:
         """Waits until a process that was started is ready. Raises EngineError that says why it is not: the process and
         the memory are gone then.
@@ -81,11 +83,15 @@ class RemoteStreams:
         memory: FrameMemory,
         ready: Ready,
         slots: int,
-        depth: int,
+        depth: int | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`slots` is the most chunks in one batch, `depth` the most batches on their way."""
+        """`slots` is the most chunks in one batch, `depth` the most batches on their way, by default depth_of."""
         self.ready = ready
+        self.depth = depth or depth_of(ready.spec)
+        """Most batches on their way."""
+        self.turns = asyncio.Semaphore(self.depth)
+        """To be held while `run` is called."""
         self.ended = process.ended
         """Gets the reason when the worker is gone."""
         self.jobs_done = 0
@@ -93,9 +99,13 @@ class RemoteStreams:
         self._memory = memory
         self._clock = clock
         frames = max(ready.spec.frames_wanted(True), ready.spec.frames_wanted(False))
-        self._attach = Attach(slot_bytes(ready.spec.max_pixels, frames), slots * MAX_STEPS * depth)
+        self._flows = ready.spec.flight > 1
+        self._most_results = 1 if self._flows else MAX_STEPS
+        """For each chunk of a job: what a stream batch holds comes with others."""
+        self._attach = Attach(slot_bytes(ready.spec.max_pixels, frames), slots * self._most_results * self.depth)
         self._pool = FramePool(self._attach.slots)
         self._numbers = itertools.count()
+        self._patience = Patience(self.depth)
         self._awaited: dict[int, asyncio.Future[Future[BatchDone] | None]] = {}
         """Of each job on its way, oldest first: gets the copying of its answer, or None where there will be none."""
         # Everything that blocks: copying frames, and sending to a worker that does not read. Never waits for an answer,
@@ -111,7 +121,8 @@ class RemoteStreams:
         return self._process.pids
 
     async def run(self, chunks: Sequence[ChunkWork], timeout_s: float) -> BatchDone:
-        """As Streams.run; at most `depth` calls at a time. `timeout_s` counts from when the worker can begin.
+        """As Streams.run; at most `depth` calls at a time. `timeout_s` counts from when the worker can begin; in a flow
+        it is Patience's.
 
         Raises WorkerDiedError, also where there is no answer in time.
         """
@@ -120,7 +131,7 @@ class RemoteStreams:
         if not accepted:
             return BatchDone(refused, None)
         job = next(self._numbers)
-        slots = self._pool.take(job, len(accepted) * MAX_STEPS)
+        slots = self._pool.take(job, len(accepted) * self._most_results)
         try:
             done = await self._run(job, accepted, slots, timeout_s)
         except TimeoutError:
@@ -162,7 +173,9 @@ class RemoteStreams:
         answered: asyncio.Future[Future[BatchDone] | None] = asyncio.get_running_loop().create_future()
         self._awaited[job] = answered
         submitted = self._thread.submit(self._submit, job, chunks, slots)
-        if before is not None:
+        if self._flows:
+            await self._patience.wait(answered, timeout_s)
+        elif before is not None:
             await asyncio.wait({before})
         async with asyncio.timeout(timeout_s):
             copying_s = await asyncio.wrap_future(submitted)
@@ -178,6 +191,7 @@ class RemoteStreams:
             while True:
                 answer = await self._process.receive()
                 assert isinstance(answer, Done), f"{type(answer).__name__} instead of an answer"
+                self._patience.heard()
                 if (answered := self._awaited.get(answer.job)) is not None:
                     _settle(answered, self._thread.submit(self._collect, answer))
         for answered in self._awaited.values():

@@ -11,21 +11,15 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from streamgen.core import STAMP_ROWS, Params, Pipeline, Pixels
+from streamgen.core import Params, Pipeline
+from streamgen.engine.answers import check_can_begin, cut_off, refusals, stamped, strip_of
 from streamgen.engine.batch import Batch, InFlight, Item, Stream
-from streamgen.engine.messages import told
 from streamgen.engine.stages import Stages
 from streamgen.engine.warmup import Warmup
-from streamgen.engine.work import STATE_LOST, BatchDone, ChunkDone, ChunkWork, WarmupTimes
-from streamgen.errors import EngineError, StreamgenError
+from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork, WarmupTimes
+from streamgen.errors import StreamgenError
 
 S = TypeVar("S")
-
-
-class StateLostError(EngineError):
-    """The chunk goes on with a stream whose state is gone, and is too long to begin one."""
-
-    code = STATE_LOST
 
 
 class Streams(Generic[S]):
@@ -149,7 +143,7 @@ class Streams(Generic[S]):
         began = self._clock()
         frames = [np.stack(list(item.chunk.pixels)) for item in arriving]
         for item, pixels in zip(arriving, frames, strict=True):
-            item.strip = pixels[:, :STAMP_ROWS].copy() if item.chunk.params.stamp else None
+            item.strip = strip_of(item.chunk, pixels)
         batch.watch.transfer += self._clock() - began
         rows = self._stages.encode(
             [(item.admitted.state, pixels) for item, pixels in zip(arriving, frames, strict=True)], batch.watch
@@ -162,7 +156,7 @@ class Streams(Generic[S]):
         try:
             return self._admit(item, answers)
         except StreamgenError as error:
-            answers += _refusals(item.chunk, error)
+            answers += refusals(item.chunk, error)
         except Exception as error:  # noqa: BLE001 - as in _attempt
             answers += self._failed(item, error)
         return False
@@ -180,8 +174,7 @@ class Streams(Generic[S]):
             answers += self._drop(item)
             stream = None
         if stream is None:
-            if len(chunk.pixels) > self._spec.frames_wanted(first=True):
-                raise StateLostError("the stream's state is gone; a first chunk must come next")
+            check_can_begin(chunk, self._spec)
             self._adopt(item, Stream(self._stages.open(params), params))
         elif params != stream.params:
             self._stages.update(stream.state, params)
@@ -214,7 +207,7 @@ class Streams(Generic[S]):
         for row, picture in pictures:
             item = owners[id(row.state)]
             chunk = item.admitted.flight.popleft()
-            pixels = _stamped(picture, chunk.strip)
+            pixels = stamped(picture, chunk.strip)
             batch.answers.append(ChunkDone(item.chunk.session, chunk.tag, pixels, {"noise": row.sigma}))
 
     def _finish(self, batch: Batch[S]) -> BatchDone:
@@ -239,7 +232,7 @@ class Streams(Generic[S]):
         """Closes the chunk's stream; answers for what it had in flight, and for the chunk."""
         if not isinstance(error, StreamgenError):
             self._trace(error)
-        return [*self._drop(item), *_refusals(item.chunk, error)]
+        return [*self._drop(item), *refusals(item.chunk, error)]
 
     def _drop(self, item: Item[S]) -> list[ChunkDone]:
         """Takes its stream, if it has one, from item and session, and closes it; answers for what it had in flight."""
@@ -251,8 +244,7 @@ class Streams(Generic[S]):
         if stream is None:
             return []
         self._shut(stream)
-        lost = StateLostError("the stream's state was closed before this chunk was finished")
-        return [ChunkDone(session, chunk.tag, None, {}, (lost.code, lost.message)) for chunk in stream.flight]
+        return [cut_off(session, chunk.tag) for chunk in stream.flight]
 
     def _shut(self, stream: Stream[S]) -> None:
         try:
@@ -263,16 +255,3 @@ class Streams(Generic[S]):
     def _trace(self, error: Exception) -> None:
         with self._lock:
             self._traces.append("".join(traceback.format_exception(error)))
-
-
-def _refusals(chunk: ChunkWork, error: Exception) -> list[ChunkDone]:
-    """The answer to a chunk that failed, if it gets one at all."""
-    return [] if chunk.flushes else [ChunkDone(chunk.session, chunk.tag, None, {}, told(error))]
-
-
-def _stamped(picture: Pixels, strip: Pixels | None) -> Pixels:
-    if strip is None:
-        return picture
-    result = picture.copy()
-    result[:, :STAMP_ROWS] = strip
-    return result

@@ -6,13 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamgen.core import Params, Pixels
+from streamgen.core import Params, PipelineSpec, Pixels
 
 STATE_LOST = "state_lost"
 """Code of the error of a chunk whose stream state was gone before it was finished."""
 
 Mode = Literal["sequential", "stream_batch"]
-"""sequential: all steps of a chunk in one job. stream_batch: one step a job, beside the session's chunks in flight."""
+"""sequential: all steps of a chunk in one job. stream_batch: one step a job, beside the session's chunks in flight.
+
+In a flow they are the same: there each chunk has all its steps in one job, and comes back with it.
+"""
+
+
+def depth_of(spec: PipelineSpec) -> int:
+    """Batches that are on their way at once, so that no part of the pipeline has to wait for work: one in each, or one
+    whose frames are copied meanwhile. In a flow, where batches that are unlike run into each other, twice as many as it
+    has stages: with one for each these would be at work for two thirds of the time, or less.
+    """
+    if spec.flight > 1:
+        return 2 * spec.stages
+    return 3 if spec.overlap else 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

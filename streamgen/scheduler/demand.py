@@ -1,7 +1,8 @@
 """Whether a device can keep the promises made to a set of sessions, and at which quality. Pure.
 
 A session is a periodic task: a chunk every `period`, worth `cost` of the device's time, to be done within `slack` of
-its last frame's coming. Chunks run to their end, earliest deadline first. The promises hold where
+its last frame's coming. Where several stages work at once, the slowest is the device, and what a chunk spends
+on the others is taken off its slack. Chunks run to their end, earliest deadline first. The promises hold where
 
     sum of cost / period                    is at most the share of the device that may be used, and
     for every slack D, the work that can come due within D, and the longest chunk that may just have begun, fit into D
@@ -154,13 +155,13 @@ def _task(demand: Demand, quality: Quality, alike: int, cost: CostModel, capacit
     service = careful(rates.sequential(steps), rates)
     length = chunk_length(demand.chunk_frames, interval, demand.budget, service)
     size = _batch_size(rates, steps, min(alike, capacity.max_batch))
-    stages = [dearer * seconds for seconds in rates.stages(size, steps, steps * size)]
-    bottleneck = max(stages) if capacity.overlap else sum(stages)
+    before, denoise, after = rates.stages(size, steps, steps * size)
+    stages = dearer * before, dearer * denoise, dearer * after
+    bottleneck = capacity.bottleneck(stages)
     through = sum(stages) - bottleneck
     slack = demand.budget - (length - 1) * interval - HANDOVER_S - through
     usual = rates.stages(min(size, USUAL_BATCH), steps, steps * min(size, USUAL_BATCH))
-    blocking = max(usual) if capacity.overlap else sum(usual)
-    return Task(bottleneck / size, length * interval, slack, blocking)
+    return Task(bottleneck / size, length * interval, slack, capacity.bottleneck(usual))
 
 
 def _batch_size(rates: Rates, steps: int, most: int) -> int:

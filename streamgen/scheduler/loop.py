@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -52,7 +53,9 @@ class Runner(Protocol):
         ...
 
     async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
-        """Raises WorkerDiedError, EngineError. Several may be under way; they come back in their order."""
+        """Raises WorkerDiedError, EngineError. Several may be under way; they come back in their order or, out of a
+        flow, in any in which a session's chunks keep theirs.
+        """
         ...
 
     def forget(self, session: str) -> None:
@@ -79,15 +82,16 @@ class Batch:
     """When it was submitted (s)."""
     ends: tuple[float, float, float]
     """When encoder, denoiser and decoder will be done with it, as far as is known by now (s)."""
-    to_idle: bool
-    """Whether the engine had nothing else then."""
+    beside: int
+    """Batches that the engine had then. What comes behind this one does not hold it up, but in a flow."""
 
 
 class Loop:
     """Runs the chunks of all streams, as many batches at once as the engine takes.
 
     Every submitted chunk is in `_flights` until its stream has been told of its result or its loss, exactly once; a
-    session has at most one chunk in the batches under way, beside what the engine's stream batch holds of it.
+    session has at most one chunk in the batches under way, beside what the engine's stream batch holds of it, or
+    capacity.flight of them in a flow.
     """
 
     def __init__(
@@ -217,8 +221,7 @@ class Loop:
             return True
         if len(self._running) >= self._depth or self._engine.state != "ready":
             return False
-        free = self.capacity.free[0] if self.capacity.overlap else self.capacity.free[2]
-        now = self._clock.now()
+        free, now = self.capacity.opens, self._clock.now()
         if now >= free - self._lead:
             return True
         self._wake_at(now, free - self._lead)
@@ -234,9 +237,16 @@ class Loop:
         self._alarm = loop.call_at(at, self.wake)
 
     def _gather(self) -> list[SessionView]:
+        views = [view for stream in self.roster if (view := stream.view()) is not None]
+        if self.capacity.flows:
+            return self._gather_for_flow(views)
         under_way = {chunk.session for batch in self._running for chunk in batch.plan.chunks}
-        views = (stream.view() for stream in self.roster)
-        return [replace(view, busy=True) if view.session in under_way else view for view in views if view is not None]
+        return [replace(view, busy=True) if view.session in under_way else view for view in views]
+
+    def _gather_for_flow(self, views: Iterable[SessionView]) -> list[SessionView]:
+        """What is in a flow comes out by itself: nothing is held. What was lost in it keeps nobody from going on."""
+        under_way, most = Counter(flight.stream.id for flight in self._flights.values()), self.capacity.flight
+        return [replace(view, busy=under_way[view.session] >= most, held_due=None) for view in views]
 
     def _drop(self, plan: Plan) -> None:
         by_session: dict[tuple[str, str], list[int]] = {}
@@ -261,7 +271,7 @@ class Loop:
                 self._flights[tag] = Flight(stream, submission)
             pixels, params, first = submission.pixels, submission.params, submission.first
             work[tag] = ChunkWork(chunk.session, params, first, pixels, chunk.mode, tag)
-        batch = Batch(plan, work, now, plan.ends, to_idle=not self._running)
+        batch = Batch(plan, work, now, plan.ends, beside=len(self._running))
         self._running.append(batch)
         self.capacity = self.capacity.given(plan.ends)
         return batch
@@ -280,8 +290,13 @@ class Loop:
         self.wake()
 
     def _ended(self, batch: Batch) -> None:
-        """The engine is rid of it: what it still has begins, or ends, as much earlier or later as this one did."""
+        """The engine is rid of it: what it still has begins, or ends, as much earlier or later as this one did. Batches
+        in a flow have each their own time.
+        """
         self._running.remove(batch)
+        if self.capacity.flows:
+            self.capacity = replace(self.capacity, under_way=tuple(other.ends[2] for other in self._running))
+            return
         off = self._clock.now() - batch.ends[2]
         for other in self._running:
             before, within, after = other.ends
@@ -310,7 +325,10 @@ class Loop:
     def _deliver(self, done: BatchDone, batch: Batch) -> None:
         seconds = self._clock.now() - batch.began
         self._metrics.ran_batch(seconds, len(batch.work), done.times.stages if done.times else {})
-        if done.times is not None and batch.to_idle:
+        if done.times is not None and self.capacity.flows:
+            self.capacity = self.capacity.crowded(seconds, sum(done.times.stages.values()), batch.beside)
+        alone = not batch.beside and not (self.capacity.flows and self._running)
+        if done.times is not None and alone:
             way = seconds - sum(done.times.stages.values())
             self._lead += LEAD_WEIGHT * (min(max(way, LEAD_S[0]), LEAD_S[1]) - self._lead)
         modes = {chunk.session: chunk.mode for chunk in batch.plan.chunks}

@@ -68,7 +68,7 @@ class SessionView:
     alone: bool = False
     """It failed in company: run it by itself, so that it can harm no other."""
     busy: bool = False
-    """A chunk of it runs now: the next one cannot, and is only thought of."""
+    """As many chunks of it run now as may: the next one cannot, and is only thought of."""
 
 
 class Chunk(NamedTuple):
@@ -110,6 +110,17 @@ class _Load(NamedTuple):
     rows: int
 
 
+class _Times(NamedTuple):
+    """When a batch is done and another can follow it, or when they have to be (s)."""
+
+    done: float
+    free: float
+
+    def keeps(self, due: _Times) -> bool:
+        """Whether neither is later."""
+        return self.done <= due.done and self.free <= due.free
+
+
 class _Terms(NamedTuple):
     """What is the same for all sessions of one shape and number of steps, with the margin for the model's error."""
 
@@ -120,6 +131,8 @@ class _Terms(NamedTuple):
     """Of a chunk alone that begins now (s)."""
     full_end: float
     """Of as many chunks as a batch holds (s)."""
+    flows: bool
+    """Whether chunks flow: then nothing is gained by a stream batch."""
 
 
 class _Ready(NamedTuple):
@@ -141,7 +154,7 @@ class _Ready(NamedTuple):
     def mode(self) -> Mode:
         """What a stream batch holds waits for the session's next turn: where that may not come, nothing is held."""
         view, length = self.view, self.length
-        if view.steps == 1 or not length or view.lost > STEADY:
+        if self.its.flows or view.steps == 1 or not length or view.lost > STEADY:
             return "sequential"
         fill = (length - 1) * view.interval
         budget = view.budget if not view.batch else NEVER
@@ -241,7 +254,7 @@ def _terms(now: float, view: SessionView, cost: CostModel, capacity: Capacity) -
     ends = [capacity.ends(now, rates, chunks, steps, chunks * steps)[2] for chunks in (1, most)]
     margins = [MARGIN * rates.error * rates.batch(chunks, steps, chunks * steps) for chunks in (1, most)]
     end, full_end = (end + margin + HANDOVER_S for end, margin in zip(ends, margins, strict=True))
-    return _Terms(rates, service, end, full_end)
+    return _Terms(rates, service, end, full_end, capacity.flows)
 
 
 def _late(view: SessionView, length: int, its: _Terms) -> int:
@@ -287,7 +300,7 @@ def _would_be_late(
     capacity: Capacity,
 ) -> bool:
     """Whether a live session whose chunk is not whole yet would be late if a batch job's chunk ran now."""
-    end = capacity.ends(now, first.its.rates, *first.load)[2]
+    end = capacity.follows(capacity.ends(now, first.its.rates, *first.load))
     for view in sessions:
         if not view.batch:
             its = terms[view.shape, view.steps]
@@ -307,24 +320,24 @@ def _batch(now: float, ready: Sequence[_Ready], capacity: Capacity) -> tuple[lis
     if first.view.alone or capacity.max_batch == 1 or not first.length:
         return batch, load
 
-    def sure_end(load: _Load) -> float:
-        return capacity.ends(now, rates, *load)[2] + MARGIN * rates.error * rates.batch(*load) + HANDOVER_S
+    def surely(load: _Load) -> _Times:
+        ends, margin = capacity.ends(now, rates, *load), MARGIN * rates.error * rates.batch(*load)
+        return _Times(ends[2] + margin + HANDOVER_S, capacity.follows(ends) + margin + HANDOVER_S)
 
-    end = sure_end(load)
-    deadline, others = first.deadline, NEVER
+    at, due = surely(load), _Times(first.deadline, NEVER)
     for entry in ready[1:]:
         alike = entry.view.shape == first.view.shape and entry.length and not entry.view.alone and entry.mode == mode
         grown = _grown(load, entry.load) if alike else None
-        grown_end = NEVER if grown is None else sure_end(grown)
-        if grown is None or grown_end > entry.deadline:
+        then = None if grown is None else surely(grown)
+        if grown is None or then is None or then.done > entry.deadline:
             begins = entry.deadline - entry.its.service
-            if end <= begins and entry.view.lost <= STEADY:
-                others = min(others, begins)
-        elif end <= min(deadline, others) < grown_end or not _saves(rates, load, grown, entry.load):
+            if at.free <= begins and entry.view.lost <= STEADY:
+                due = due._replace(free=min(due.free, begins))
+        elif (at.keeps(due) and not then.keeps(due)) or not _saves(rates, load, grown, entry.load):
             break
         else:
             batch.append(entry)
-            load, end, deadline = grown, grown_end, min(deadline, entry.deadline)
+            load, at, due = grown, then, due._replace(done=min(due.done, entry.deadline))
             if len(batch) == capacity.max_batch:
                 break
     return batch, load

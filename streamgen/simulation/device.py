@@ -1,10 +1,10 @@
-"""A device as it truly is: what work takes on it, noise and hiccups included."""
+"""A device, or several in a row, as they truly are: what work takes there, noise and hiccups included."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
@@ -46,11 +46,21 @@ class Device:
     overlap: bool = False
     slots: int | None = None
     """Sessions whose states its memory holds."""
+    stages: int = 1
+    """Such devices that batches flow through, each at a part of the work."""
+    flight: int = 1
+    """Chunks of one session that may be under way at once; with more than one batches flow."""
 
     @property
     def capacity(self) -> Capacity:
         """As the scheduler knows it."""
-        return Capacity(self.max_batch, self.overlap, self.slots)
+        return Capacity(
+            self.max_batch, self.overlap, self.slots, stages=self.stages, flight=self.flight, places=self.depth
+        )
+
+    def in_a_row(self, stages: int) -> Device:
+        """So many of these devices, with chunks that flow through them."""
+        return replace(self, stages=stages, flight=max(2, stages), depth=2 * stages)
 
     @property
     def scaled(self) -> CostModel:

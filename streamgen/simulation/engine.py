@@ -16,6 +16,7 @@ from streamgen.engine import BatchDone, ChunkDone, ChunkWork
 from streamgen.engine.work import StageTimes
 from streamgen.scheduler.cost import Shape
 from streamgen.simulation.device import Device
+from streamgen.simulation.ring import Ring
 
 
 @dataclass(slots=True, eq=False)
@@ -56,11 +57,13 @@ class SimulatedEngine:
         batch -> copied -> encoder | denoiser | decoder -> copied back          | only where the stages overlap
 
     Copying goes on beside the work on other batches. The pictures that come back have the right shape and no content.
+    Where chunks flow, batches go through a Ring instead.
     """
 
     def __init__(self, device: Device, clock: Clock, random: Random) -> None:
         self.busy_s = 0.0
-        """Time that the busiest of encoder, denoiser and decoder has worked, or all three where they take turns (s)."""
+        """Time that the busiest of encoder, denoiser and decoder has worked, or the busiest stage of a flow; where the
+        three take turns, all of them (s)."""
         self._device = device
         self._clock = clock
         self._random = random
@@ -70,6 +73,7 @@ class SimulatedEngine:
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
         self._worked = [0.0, 0.0, 0.0]
+        self._ring = Ring(device.stages)
 
     @property
     def state(self) -> str:
@@ -84,9 +88,12 @@ class SimulatedEngine:
         work = self._gone_through(chunks)
         number = next(self._numbers)
         times = self._device.times(number, work.shape, work.chunks, work.calls, work.rows, len(work.done), self._random)
-        beside_s = self._device.beside_s(number)
-        end = self._booked(times) if beside_s is None else self._replayed(times, beside_s)
-        await asyncio.sleep(end - self._clock.now())
+        if self._device.flight > 1:
+            await self._flowed(chunks, times)
+        else:
+            beside_s = self._device.beside_s(number)
+            end = self._booked(times) if beside_s is None else self._replayed(times, beside_s)
+            await asyncio.sleep(end - self._clock.now())
         return BatchDone([self._answer(row) for row in work.done], times)
 
     def forget(self, session: str) -> None:
@@ -94,6 +101,7 @@ class SimulatedEngine:
         stream = self._streams.pop(session, None)
         if stream is not None:
             self._batch.discard(stream)
+        self._ring.forget(session)
 
     def _gone_through(self, chunks: Sequence[ChunkWork]) -> Workload:
         params = chunks[0].params
@@ -119,6 +127,14 @@ class SimulatedEngine:
         work.done = earlier + finish(self._denoiser, direct) + self._batch.advance(batched)
         work.calls, work.rows = self._denoiser.calls, self._denoiser.rows
         return work
+
+    async def _flowed(self, chunks: Sequence[ChunkWork], times: StageTimes) -> None:
+        """Until the results are there."""
+        assert not self._device.replayed, "what batches took one after the other says nothing of a flow"
+        await asyncio.sleep(times.transfer / 2)
+        await self._ring.go_through([chunk.session for chunk in chunks], times)
+        self.busy_s = self._ring.busy_s
+        await asyncio.sleep(times.transfer / 2)
 
     def _booked(self, times: StageTimes) -> float:
         """When the results are there: takes its place behind what the device has to do already."""

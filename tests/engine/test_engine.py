@@ -16,24 +16,23 @@ import numpy as np
 import pytest
 
 from pipelines.fake import FAKE_SPEC, FakePipeline, Fault, restyle
-from streamgen.core import Params, Pixels
+from pipelines.fake_flow import FakeFlow
+from streamgen.core import Params, PipelineSpec, Pixels
 from streamgen.engine import ChunkDone, ChunkWork, Engine, remote
+from streamgen.engine.work import depth_of
 from streamgen.errors import EngineError, WorkerDiedError
-from tests.support.factories import broken_while
+from tests.support.factories import broken_while, standing_while
 from tests.support.processes import alive, open_files, until
 
 PARAMS = Params(prompt="ink", width=64, height=64)
 SPEC = replace(FAKE_SPEC, defaults=Params(width=64, height=64))
-FAKE = partial(
-    FakePipeline,
-    SPEC,
-    faults={
-        "raise": Fault("denoise", "raise"),
-        "params": Fault("encode", "params"),
-        "exit": Fault("denoise", "exit"),
-        "hang": Fault("denoise", "hang"),
-    },
-)
+FAULTS = {
+    "raise": Fault("denoise", "raise"),
+    "params": Fault("encode", "params"),
+    "exit": Fault("denoise", "exit"),
+    "hang": Fault("denoise", "hang"),
+}
+FAKE = partial(FakePipeline, SPEC, faults=FAULTS)
 NEVER: Any = partial(time.sleep, 3600)
 
 
@@ -436,3 +435,142 @@ async def test_a_chunk_without_frames_finishes_what_is_in_flight() -> None:
         flush = ChunkWork("a", params, first=False, pixels=(), tag=9)
         expect(await run(engine, [flush]), *(("a", i) for i in range(3)), params=params)
         assert await run(engine, [flush, replace(flush, session="nobody")]) == []
+
+
+FLOW_SPEC = replace(SPEC, stages=3, flight=3)
+FLOW = partial(FakeFlow, FLOW_SPEC, faults={**FAULTS, "lost": Fault("denoise", "lose")})
+
+
+@asynccontextmanager
+async def held(file: Path) -> AsyncIterator[tuple[Engine, Callable[[], None]]]:
+    """An engine whose flow stands still until it is let go."""
+    async with running(partial(standing_while, file, FLOW_SPEC)) as engine:
+        file.touch()  # noqa: ASYNC240 - now: the engine is warm, and nothing is on its way yet
+        yield engine, file.unlink
+
+
+async def all_sent(engine: Engine) -> None:
+    """Until all chunks of before are in the worker's flow: what finishes nothing is answered behind them, at once."""
+    assert await run(engine, [ChunkWork("nobody", PARAMS, first=False, pixels=())]) == []
+
+
+async def test_of_a_flow_as_many_chunks_of_a_session_are_on_their_way_as_it_takes(tmp_path: Path) -> None:
+    async with held(tmp_path / "flag") as (engine, let_go):
+        assert engine.depth == 6
+        calls = [asyncio.create_task(engine.run([work("a", i), work("b", i)])) for i in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(ValueError, match="1 of 2 sessions of a batch have 3 chunks on their way already"):
+            await engine.run([work("c"), work("a", 3)])
+        other = asyncio.create_task(engine.run([work("c")]))
+        await all_sent(engine)
+        assert not any(call.done() for call in (*calls, other))
+        let_go()
+        for i, call in enumerate(calls):
+            expect((await call).chunks, ("a", i), ("b", i))
+        expect((await other).chunks, ("c", 0))
+        expect(await run(engine, [work("a", 3)]), ("a", 3))
+
+
+async def test_through_a_flow_a_short_job_overtakes_a_long_one(tmp_path: Path) -> None:
+    async with held(tmp_path / "flag") as (engine, let_go):
+        order: list[str] = []
+
+        async def live(session: str, steps: int) -> None:
+            params = replace(PARAMS, steps=steps)
+            expect(await run(engine, [replace(work(session), params=params)]), (session, 0), params=params)
+            order.append(session)
+
+        calls = [asyncio.create_task(live(session, steps)) for session, steps in (("a", 4), ("b", 2), ("c", 1))]
+        await all_sent(engine)
+        let_go()
+        await asyncio.gather(*calls)
+        assert order[0] == "c"
+
+
+async def test_many_batches_of_many_sessions_flow() -> None:
+    """Each session has always as many chunks on their way as it may, alone and in company; none comes out of order."""
+    async with running(FLOW) as engine:
+
+        async def live(sessions: str, chunks: int) -> None:
+            came: list[int] = []
+
+            async def one(i: int) -> None:
+                expect(await run(engine, [work(session, i) for session in sessions]), *((s, i) for s in sessions))
+                came.append(i)
+
+            under_way: set[asyncio.Task[None]] = set()
+            for i in range(chunks):
+                under_way.add(asyncio.create_task(one(i)))
+                if len(under_way) == engine.spec.flight:
+                    done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+            await asyncio.gather(*under_way)
+            assert came == list(range(chunks))
+
+        await asyncio.gather(*(live(sessions, 12) for sessions in ("ab", "cd", "e", "fghi")))
+
+
+async def test_a_session_that_is_forgotten_with_chunks_on_their_way_begins_anew_at_once(tmp_path: Path) -> None:
+    async with held(tmp_path / "flag") as (engine, let_go):
+        expect_nothing = [asyncio.create_task(engine.run([work("a", i)])) for i in range(3)]
+        kept = asyncio.create_task(engine.run([work("b", 0)]))
+        await all_sent(engine)
+        waiting = [asyncio.create_task(engine.run([work(session, 0)])) for session in "ce"]
+        too_late = asyncio.create_task(engine.run([work("d", 0), work("b", 1)]))  # waits for its turn
+        await asyncio.sleep(0)
+        for session in "ad":
+            engine.forget(session)
+        fresh = [asyncio.create_task(engine.run([work("a", i)])) for i in range(3)]
+        await asyncio.sleep(0)
+        let_go()
+        assert [(await call).chunks for call in expect_nothing] == [[], [], []]
+        expect((await kept).chunks, ("b", 0))
+        for session, call in zip("ce", waiting, strict=True):
+            expect((await call).chunks, (session, 0))
+        expect((await too_late).chunks, ("b", 1))
+        for i, call in enumerate(fresh):
+            expect((await call).chunks, ("a", i))
+
+
+async def test_a_fault_in_a_flow_is_its_sessions_own() -> None:
+    async with running(FLOW) as engine:
+        prompts = ("ink", "raise", "ink")
+        calls = [asyncio.create_task(engine.run([work("a", i, prompts[i]), work("b", i)])) for i in range(3)]
+        answers = [(await call).chunks for call in calls]
+        for chunks in answers:
+            expect([chunks[1]], ("b", chunks[1].tag))
+        expect([answers[0][0]], ("a", 0))
+        assert [(chunks[0].error or ("none",))[0] for chunks in answers[1:]] == ["engine_failed", "state_lost"]
+        assert all(chunks[0].state_lost for chunks in answers[1:])
+        expect(await run(engine, [work("a", 0, first=True), work("b", 3)]), ("a", 0), ("b", 3))
+        assert engine.state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("lost", "programmed loss in denoise"),
+        ("exit", "the worker exited with status 3"),
+        ("hang", "the worker did not answer within 2 s"),
+    ],
+)
+async def test_a_flow_lost_with_many_chunks_on_their_way_is_replaced(prompt: str, reason: str) -> None:
+    restarts: list[str] = []
+    timeout_s = 2.0 if "answer" in reason else 60.0
+    async with running(FLOW, job_timeout_s=timeout_s, on_restart=restarts.append) as engine:
+        expect(await run(engine, [work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
+        chunks = [work("a", 1, prompt), work("b", 1), work("b", 2), work("c", 0)]
+        calls = [asyncio.create_task(engine.run([chunk])) for chunk in chunks]
+        for call in calls:
+            with pytest.raises(WorkerDiedError) as caught:
+                await call
+            assert caught.value.message == reason
+        await engine.ready()
+        assert restarts == [reason]
+        expect(await run(engine, [work("a", 0), work("b", 0)]), ("a", 0), ("b", 0))
+
+
+@pytest.mark.parametrize(("spec", "depth"), [(SPEC, 2), (replace(SPEC, overlap=True), 3), (FLOW_SPEC, 6)])
+def test_the_depth_follows_from_the_pipeline(spec: PipelineSpec, depth: int) -> None:
+    assert depth_of(spec) == depth

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.fake import FAKE_SPEC
-from streamgen.core import MAX_STEPS, Params, Pixels
+from streamgen.core import MAX_STEPS, Params, PipelineSpec, Pixels
 from streamgen.engine import BatchDone, ChunkDone, ChunkWork, StageTimes
 from streamgen.engine.frames import FrameMemory
 from streamgen.engine.messages import Attach, Close, Done, FromWorker, Ready, Result, Run, Stop, ToWorker
@@ -22,6 +22,7 @@ PARAMS = Params(width=64, height=64)
 SHAPE = (4, 64, 64, 3)
 TIMES = StageTimes(transfer=1.0, encode=2.0, denoise=3.0, decode=4.0, chunks=1, calls=2, rows=2, decoded=1)
 LONG_S = 60.0
+FLOW = replace(FAKE_SPEC, stages=3, flight=3)
 
 
 class Puppet:
@@ -81,9 +82,11 @@ class Puppet:
 
 
 @asynccontextmanager
-async def remote(slots: int = 2, depth: int = 2) -> AsyncIterator[tuple[RemoteStreams, Puppet, FrameMemory]]:
+async def remote(
+    slots: int = 2, depth: int | None = 2, spec: PipelineSpec = FAKE_SPEC
+) -> AsyncIterator[tuple[RemoteStreams, Puppet, FrameMemory]]:
     memory, puppet = FrameMemory(), Puppet()
-    streams = RemoteStreams(puppet, memory, Ready(FAKE_SPEC, ()), slots, depth)
+    streams = RemoteStreams(puppet, memory, Ready(spec, ()), slots, depth)
     try:
         yield streams, puppet, memory
     finally:
@@ -228,3 +231,45 @@ async def test_a_flush_needs_no_frames_and_no_valid_size() -> None:
         puppet.end("enough")
         with pytest.raises(WorkerDiedError):
             await call
+
+
+async def test_in_a_flow_there_are_slots_for_as_many_batches_as_keep_all_stages_at_work() -> None:
+    async with remote(slots=2, depth=None, spec=FLOW) as (streams, puppet, memory):
+        assert streams.depth == 6
+        calls = [start(streams, work("a", i), work("b", 10 + i)) for i in range(6)]
+        jobs = await puppet.got(6)
+        (attach,) = (message for message in puppet.sent if isinstance(message, Attach))
+        assert sorted(slot for job in jobs for slot in job.slots) == list(range(attach.slots))
+        assert attach.slots == 12  # nothing is held back that would come with others
+        for job in jobs:
+            puppet.answer(job, memory)
+        for i, call in enumerate(calls):
+            expect((await call).chunks, i, 10 + i)
+
+
+async def test_in_a_flow_answers_need_not_wait_for_each_other_and_return_in_their_order() -> None:
+    async with remote(depth=4, spec=FLOW) as (streams, puppet, memory):
+        returned: list[int] = []
+
+        async def run(tag: int) -> None:
+            expect((await streams.run([work("a", tag)], LONG_S)).chunks, tag)
+            returned.append(tag)
+
+        calls = [asyncio.create_task(run(tag)) for tag in range(4)]
+        jobs = await puppet.got(4)
+        for i in (2, 0, 3, 1):
+            puppet.answer(jobs[i], memory)
+        await asyncio.gather(*calls)
+        assert returned == [2, 0, 3, 1]
+
+
+async def test_in_a_flow_without_any_answer_the_worker_is_taken_for_lost() -> None:
+    async with remote(depth=3, spec=FLOW) as (streams, puppet, memory):
+        answered = start(streams, work("a", 0))
+        puppet.answer((await puppet.got(1))[0], memory)
+        expect((await answered).chunks, 0)
+        calls = [start(streams, work("a", tag), timeout_s=timeout_s) for tag, timeout_s in ((1, 0.05), (2, LONG_S))]
+        for call in calls:
+            with pytest.raises(WorkerDiedError, match=r"did not answer within 0\.05 s"):
+                await call
+        assert puppet.killed == ["the worker did not answer within 0.05 s"]

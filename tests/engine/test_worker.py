@@ -12,18 +12,21 @@ import numpy as np
 import pytest
 
 from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline, FakeState, Fault, restyle
+from pipelines.fake_flow import FakeFlow
 from streamgen.core import Params, PipelineSpec, Pixels, Row
 from streamgen.engine.frames import FrameMemory, slot_bytes
 from streamgen.engine.jobs import Jobs
 from streamgen.engine.messages import Attach, Chunk, Close, Done, FromWorker, Ready, Run, Stop, ToWorker
 from streamgen.engine.work import Mode
 from streamgen.engine.worker import Worker
+from streamgen.errors import DeviceLostError
 
 PARAMS = Params(prompt="ink", width=64, height=64)
 SPEC = replace(FAKE_SPEC, defaults=Params(width=64, height=64))
 SHAPE = (4, 64, 64, 3)
 ATTACH = Attach(slot_bytes(64 * 64, 4), 48)
 OVERLAP = replace(SPEC, overlap=True)
+FLOW = replace(SPEC, stages=3, flight=3)
 WAIT_S = 20.0
 
 
@@ -335,3 +338,94 @@ def test_ready_tells_what_chunks_take() -> None:
     (ready,) = service.received()
     assert isinstance(ready, Ready)
     assert [(one.frames, one.times.chunks) for one in ready.warmup] == [(4, 1), (1, 1)]
+
+
+class FragileFlow(FakeFlow):
+    """Breaks for good at the first chunk with the prompt "break"."""
+
+    broken = False
+
+    def _stumble(self, stage: Any, params: Params) -> None:
+        self.broken |= params.prompt == "break"
+        if self.broken and stage == "denoise":
+            raise RuntimeError("the device is gone")
+        super()._stumble(stage, params)
+
+
+def test_through_a_flow_jobs_of_one_session_are_under_way_at_once_and_each_answered_in_its_own_slots() -> None:
+    meeting = threading.Barrier(3, timeout=WAIT_S)
+    seen = dict.fromkeys(("flow-0", "flow-1", "flow-2"), 0)
+
+    def sleep(seconds: float) -> None:
+        """Job 0 on the last stage, 1 on the second and 2 on the first wait for each other."""
+        name = threading.current_thread().name
+        if flowing.is_set():
+            stage, job = int(name[-1]), seen[name]
+            seen[name] += 1
+            if stage + job == 2:
+                meeting.wait()
+
+    flowing, service = threading.Event(), Service()
+    pixels = fill(service)
+    flow = FakeFlow(FLOW, FakeCost(step_s=1.0), sleep=sleep)
+    with service.serving(flow) as jobs:
+        flowing.set()
+        for job in range(3):
+            jobs.put(batch(job, ("a", "ink")))
+        answers = [service.answer() for _ in range(3)]
+    flow.end()
+    assert not meeting.broken
+    assert [done.job for done in answers] == [0, 1, 2]
+    for job, done in enumerate(answers):
+        (result,) = done.results
+        assert (result.slot, result.error) == (4 * job, None)
+        assert done.times is not None
+        assert (done.times.chunks, done.times.calls, done.times.decoded) == (1, 2, 1)
+        assert np.array_equal(service.memory.view(4 * job, SHAPE), restyle(pixels[4 * job], PARAMS, job))
+
+
+def test_a_flow_is_warmed_up_and_ends_with_what_was_sent() -> None:
+    service = Service()
+    flow = FakeFlow(FLOW)
+    service.serve(flow, *(batch(job, ("a", "ink"), ("b", "ink")) for job in range(3)))
+    flow.end()
+    ready, *answers = service.received()
+    assert isinstance(ready, Ready)
+    assert [(one.frames, one.times.calls) for one in ready.warmup] == [(4, 2)]
+    assert [done.job for done in answers if isinstance(done, Done)] == [0, 1, 2]
+
+
+def test_what_a_flow_loses_is_looked_after_by_the_thread_that_works() -> None:
+    flow = FakeFlow(FLOW, faults={"bad": Fault("denoise")})
+    closed: list[str] = []
+    flow.close = lambda state: closed.append(threading.current_thread().name)  # type: ignore[method-assign]
+    service = Service()
+    with service.serving(flow) as jobs:
+        closed.clear()
+        jobs.put(batch(0, ("a", "bad"), ("b", "ink")))
+        results = {result.session: result for result in service.answer().results}
+        assert results["a"].error is not None
+        assert results["b"].error is None
+    flow.end()
+    assert len(closed) == 1
+    assert not closed[0].startswith("flow-")
+
+
+def test_a_flow_that_cannot_even_be_checked_ends_the_worker() -> None:
+    service = Service()
+    flow = FragileFlow(FLOW)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        service.serve(flow, batch(1, ("a", "ink")), batch(2, ("b", "break")))
+    flow.end()
+    answers = service.done()
+    assert [done.job for done in answers] == [1, 2]
+    assert answers[1].results[0].error == ("engine_failed", "RuntimeError: the device is gone")
+
+
+def test_a_device_that_a_flow_loses_ends_the_worker_without_an_answer() -> None:
+    service = Service()
+    flow = FakeFlow(FLOW, faults={"lost": Fault("denoise", "lose")})
+    with pytest.raises(DeviceLostError, match="programmed loss"):
+        service.serve(flow, batch(1, ("a", "lost")), batch(2, ("b", "ink")))
+    flow.end()
+    assert service.done() == []

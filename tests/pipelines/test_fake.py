@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipelines.fake import FAKE_SPEC, FakeCost, FakeLatent, FakePipeline, FakeState, Fault, build_fake, restyle
-from pipelines.registry import PRESETS, Choices
+from pipelines.fake import FAKE_SPEC, FakeCost, FakeLatent, FakePipeline, FakeState, Fault, restyle
 from pipelines.streaming import sequential
 from streamgen.core import Params, Pixels, Row
-from streamgen.errors import ParamsError, PresetError
+from streamgen.errors import DeviceLostError, ParamsError
 
 PARAMS = Params(prompt="ink", width=64, height=64)
 
@@ -177,34 +176,14 @@ def test_what_the_protocol_says_of_threads_is_checked(outer: str, inner: str) ->
 
 
 @pytest.mark.parametrize("stage", ["open", "encode", "denoise", "decode"])
-def test_faults_come_in_their_stage_and_for_their_prompt(stage: str) -> None:
-    pipeline = FakePipeline(faults={"bad": Fault(stage), "refused": Fault(stage, "params")})  # type: ignore[arg-type]
+def test_faults_come_in_their_stage_and_for_their_prompt(stage: Any) -> None:
+    actions: list[tuple[str, Any]] = [("bad", "raise"), ("refused", "params"), ("lost", "lose")]
+    faults = {name: Fault(stage, action) for name, action in actions}
+    pipeline = FakePipeline(faults=faults)
     with pytest.raises(RuntimeError, match=f"fault in {stage}"):
         sequential(pipeline, [(pipeline.open(replace(PARAMS, prompt="bad")), frames())])
     with pytest.raises(ParamsError, match=f"refusal in {stage}"):
         sequential(pipeline, [(pipeline.open(replace(PARAMS, prompt="refused")), frames())])
+    with pytest.raises(DeviceLostError, match=f"loss in {stage}"):
+        sequential(pipeline, [(pipeline.open(replace(PARAMS, prompt="lost")), frames())])
     sequential(pipeline, [(pipeline.open(PARAMS), frames())])
-
-
-def test_the_presets_costs_can_be_changed_from_outside() -> None:
-    preset, slept = PRESETS["fake"], list[float]()
-    pipeline = build_fake(preset, Choices(), {"STREAMGEN_FAKE_COST": "encode_s=0.5,light_decode_s=0.1"})
-    assert pipeline.spec.light_vae
-    assert pipeline.spec.device != build_fake(preset, Choices(), {}).spec.device
-    pipeline._sleep = slept.append
-    state = pipeline.open(pipeline.spec.defaults)
-    pipeline.encode([(state, np.zeros((4, 192, 320, 3), np.uint8))])
-    assert slept == [0.5]
-
-
-@pytest.mark.parametrize(
-    "text", ["encode_s", "encode_s=fast", "encode_s=-1", "per_pixel=1", "nothing=1", "encode_s=nan"]
-)
-def test_costs_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(PresetError, match="STREAMGEN_FAKE_COST"):
-        build_fake(PRESETS["fake"], Choices(), {"STREAMGEN_FAKE_COST": text})
-
-
-def test_there_is_no_model_for_a_lora_file() -> None:
-    with pytest.raises(PresetError, match="LoRA"):
-        build_fake(PRESETS["fake"], Choices(loras=((Path("x.safetensors"), 1.0),)), {})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,3 +115,32 @@ def test_more_capacity_never_lowers_a_rung(count: int, row: float, share: float)
     if slow is not None:
         assert quick is not None
         assert sum(quick.values()) <= sum(slow.values())
+
+
+def test_of_a_flow_a_chunk_costs_a_share_of_its_work_and_takes_all_of_it() -> None:
+    at = demand(steps=(2,))
+    costs = model(row=0.1)
+    (one,) = tasks([(at, at.rungs[0])], costs, DEVICE)
+    (flowing,) = tasks([(at, at.rungs[0])], costs, Capacity(stages=4, flight=4, places=8, crowding=0.0))
+    assert (one.cost, flowing.cost) == (pytest.approx(0.2), pytest.approx(0.05))
+    assert flowing.blocking == pytest.approx(0.05)
+    assert one.slack - flowing.slack == pytest.approx(0.15)
+
+
+def test_four_devices_in_a_row_take_four_times_as_many_sessions_that_have_the_time() -> None:
+    def most(capacity: Capacity) -> int:
+        for count in range(1, 40):
+            if levels([demand(f"{i}", steps=(2,)) for i in range(count)], model(row=0.02), capacity, 0.9) is None:
+                return count - 1
+        raise AssertionError("more than forty")
+
+    flow = Capacity(stages=4, flight=4, places=8, crowding=0.0)
+    assert most(DEVICE) == 5
+    assert most(flow) == 22
+    assert most(replace(flow, crowding=1.0)) < 22  # where they get into each other's way
+
+
+def test_what_takes_too_long_in_all_is_no_quicker_through_several_devices() -> None:
+    at = demand(budget=0.4, steps=(4,))  # of which filling the chunk takes 0.19 s, and its work 0.4 s
+    for capacity in (DEVICE, Capacity(stages=4, flight=4, places=8, crowding=0.0)):
+        assert levels([at], model(row=0.1), capacity, 0.9) is None

@@ -419,3 +419,30 @@ def test_costs_are_those_of_stages_that_were_observed() -> None:
     times = StageTimes(0.01, 0.02, 0.06, 0.04, 1, 2, 2, 1)
     decided = plan(NOW, [view()], UNKNOWN.observed(SHAPE, times), ALONE)
     assert decided.ends[2] == pytest.approx(NOW + 0.13)
+
+
+FLOW = Capacity(max_batch=4, stages=4, flight=4, places=4, crowding=0.0)
+
+
+def test_in_a_flow_steps_run_in_a_row() -> None:
+    memory_bound = cost(row=0.0, step_call=0.05)
+    waiting = view(steps=4, budget=5.0)
+    assert plan(NOW, [waiting], memory_bound, ALONE).chunks[0].mode == "stream_batch"
+    assert plan(NOW, [waiting], memory_bound, FLOW).chunks[0].mode == "sequential"
+
+
+def test_a_frame_that_would_be_late_in_a_crowded_flow_is_given_up() -> None:
+    waiting = view(count=6, due=NOW + 0.15)
+    assert plan(NOW, [waiting], cost(), FLOW).drops == ()
+    crowded = replace(FLOW, crowding=1.0, under_way=(NOW, NOW, NOW))
+    assert [drop.frame for drop in plan(NOW, [waiting], cost(), crowded).drops] == [0]
+
+
+def test_a_batch_job_holds_nobody_up_where_a_flow_has_another_place() -> None:
+    """A live session's chunk is whole in 0.06 s and takes 0.1 s, as the job's does: it is in time by 0.195 s."""
+    live, job = view("live", count=3, budget=0.32), view("job", batch=True)
+    costs = cost(row=0.1)
+    assert plan(NOW, [live, job], costs, ALONE).chunks == ()
+    assert names(plan(NOW, [live, job], costs, FLOW).chunks) == ["job"]
+    full = replace(FLOW, under_way=(NOW + 0.3,) * 3)
+    assert plan(NOW, [live, job], costs, full).chunks == ()

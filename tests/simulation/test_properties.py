@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -17,13 +17,17 @@ from streamgen.scheduler import policy
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.cost import CostModel
 from streamgen.scheduler.policy import HANDOVER_S, Plan, SessionView
+from streamgen.session import Session
 from streamgen.simulation import run as run_module
+from streamgen.simulation.client import Client
 from streamgen.simulation.contender import CONTENDERS, Contender
+from streamgen.simulation.device import Device
 from streamgen.simulation.engine import SimulatedEngine
 from streamgen.simulation.outcome import Outcome
 from streamgen.simulation.run import Run, simulate
 from streamgen.simulation.sweep import planned
 from streamgen.simulation.workload import DEVICE
+from tests.support.service import settled
 
 few = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
@@ -41,6 +45,15 @@ devices = st.builds(
     st.booleans(),
     st.sampled_from([0.0, 0.05, 0.2]),
 )
+flows = st.builds(
+    lambda stages, speed, batch, spread: replace(
+        DEVICE.in_a_row(stages), speed=speed, max_batch=batch, spread=spread, hiccups=0.01
+    ),
+    st.integers(1, 5),
+    st.sampled_from([0.1, 0.2]),
+    st.integers(1, 4),
+    st.sampled_from([0.0, 0.2]),
+)
 names = st.sampled_from(["deadline", "full", "admission"])
 traces = st.sampled_from(["jittery", "bursty", "churn"])
 
@@ -48,19 +61,25 @@ traces = st.sampled_from(["jittery", "bursty", "churn"])
 class WatchedEngine(SimulatedEngine):
     """Notes which chunks were begun, and which came out."""
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, device: Device, *args: object) -> None:
+        super().__init__(device, *args)  # type: ignore[arg-type]
+        self.flight = device.flight
+        self.most = 0
+        """Batches under way at once."""
         self.begun: dict[str, list[int]] = defaultdict(list)
         self.ended: dict[str, list[int]] = defaultdict(list)
         self.largest = 0
-        self.under_way: set[str] = set()
+        self.under_way: Counter[str] = Counter()
+        self.batches = 0
         made.append(self)
 
     async def run(self, chunks: Sequence[ChunkWork]) -> BatchDone:
         sessions = [chunk.session for chunk in chunks]
         assert len(set(sessions)) == len(sessions)
-        assert not self.under_way.intersection(sessions)
         self.under_way.update(sessions)
+        assert all(self.under_way[session] <= self.flight for session in sessions)
+        self.batches += 1
+        self.most = max(self.most, self.batches)
         self.largest = max(self.largest, len(chunks))
         for chunk in chunks:
             if chunk.pixels:
@@ -68,24 +87,42 @@ class WatchedEngine(SimulatedEngine):
         try:
             done = await super().run(chunks)
         finally:
-            self.under_way.difference_update(sessions)
+            self.under_way.subtract(sessions)
+            self.batches -= 1
         for answer in done.chunks:
             self.ended[answer.session].append(answer.tag)
         return done
 
 
+class WatchedClient(Client):
+    """Is kept."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        clients.append(self)
+
+    @property
+    def session(self) -> Session | None:
+        return self._session
+
+
 made: list[WatchedEngine] = []
+clients: list[WatchedClient] = []
 
 
 def watched(run: Run) -> tuple[Outcome, WatchedEngine]:
     made.clear()
-    with patch.object(run_module, "SimulatedEngine", WatchedEngine):
+    clients.clear()
+    with (
+        patch.object(run_module, "SimulatedEngine", WatchedEngine),
+        patch.object(run_module, "Client", WatchedClient),
+    ):
         outcome = simulate(run)
     return outcome, made[0]
 
 
 @few
-@given(names, traces, loads, seeds, devices)
+@given(names, traces, loads, seeds, devices | flows)
 def test_no_chunk_runs_twice_or_out_of_order_and_the_device_is_not_overcommitted(
     name: str, trace: str, load: float, seed: int, device: object
 ) -> None:
@@ -98,7 +135,32 @@ def test_no_chunk_runs_twice_or_out_of_order_and_the_device_is_not_overcommitted
         assert ended == sorted(set(ended))
         assert set(ended) <= set(tags)
     assert engine.largest <= run.device.max_batch
+    assert engine.most <= run.device.depth
     assert engine.busy_s <= run.seconds + 1.0
+
+
+@few
+@given(names, traces, loads, seeds, flows)
+def test_every_frame_of_a_flow_comes_out_once_and_in_its_order(
+    name: str, trace: str, load: float, seed: int, device: Device
+) -> None:
+    run = planned(CONTENDERS[name], trace, load, 8.0, seed, device)
+    outcome, engine = watched(run)
+    assert engine.begun
+    assert outcome.goodput_fps > 0
+    for client in clients:
+        ids = [shown.frame for shown in client.shown]
+        assert ids == sorted(set(ids))
+        assert client.session is None or settled(client.session)
+
+
+@few
+@given(st.sampled_from([2, 4]), seeds)
+def test_more_stages_do_not_lower_goodput(stages: int, seed: int) -> None:
+    """The same sessions on one device and on several in a row: what they do not need of them does no harm."""
+    run = planned(CONTENDERS["full"], "jittery", 0.8, 12.0, seed, SMALL)
+    more = replace(run, device=run.device.in_a_row(stages))
+    assert simulate(more).goodput_fps >= 0.98 * simulate(run).goodput_fps
 
 
 @few
