@@ -34,7 +34,7 @@ class Footprint:
 
 def footprint(pid: int) -> Footprint:
     """Of process `pid` and its descendants. Raises ProcessLookupError where it has ended."""
-    pids = _tree(pid)
+    pids = tree(pid)
     if not (PROC / str(pid)).exists():
         raise ProcessLookupError(pid)
     files = [link for process in pids for link in _links(process)]
@@ -51,14 +51,15 @@ def footprint(pid: int) -> Footprint:
 def cpu_seconds(pid: int) -> float:
     """CPU time of process `pid` and its descendants so far, in user and system mode."""
     ticks = 0
-    for process in _tree(pid):
+    for process in tree(pid):
         with contextlib.suppress(OSError):
             words = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
             ticks += int(words[11]) + int(words[12])
     return ticks / 100  # the kernel tells user space of hundredths, whatever its own
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
+    """Process ids of `pid` and its descendants."""
     found, left = [], [pid]
     while left:
         process = left.pop()
