@@ -97,7 +97,7 @@ class Flowing:
             self._news.notify()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES[:2])
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_ring_gives_what_one_device_gives(recipe: Recipe, split: tuple[int, ...]) -> None:
     """Latents to 1e-5: three sessions at once, 1 to 4 steps, step by step."""
