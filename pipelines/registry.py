@@ -113,19 +113,21 @@ def team(
     attention: str = "auto",
     compiled: bool = False,
     loras: Sequence[tuple[Path, float]] = (),
+    blocks: Sequence[int] = (),
 ) -> tuple[Callable[[str], Pipeline[Any]], tuple[Callable[[str], None], ...]]:
     """The pipeline of preset `name` over several devices, a process for each: what the first one calls, and the others.
 
     All are given the path of one file that is not there yet, by which they find each other, and can be pickled. The
     first one's call returns the pipeline, a Flow; the others' calls return when that has ended, and raise
-    DeviceLostError where the ring breaks. Raises PresetError where the preset cannot be spread over so many devices.
+    DeviceLostError where the ring breaks. `blocks`: how many of the transformer's each device has, for good; by default
+    they move as it is best. Raises PresetError where the preset cannot be spread over so many devices.
     """
     if name not in PRESETS:
         raise PresetError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     share_cores()
     ring = importlib.import_module("pipelines.ring.seat")
     choices = Choices("auto", threads, attention, compiled, tuple(loras))
-    first, *others = ring.seats(PRESETS[name], devices, choices)
+    first, *others = ring.seats(PRESETS[name], devices, choices, blocks)
     return partial(ring.lead, first), tuple(partial(ring.follow, seat) for seat in others)
 
 

@@ -102,7 +102,8 @@ def _team(config: Config, devices: tuple[str, ...]) -> Team:
     """On several devices, or on the one that is left of them. Raises PresetError."""
     if len(devices) == 1:
         return alone(_whole(config, devices[0])).team(devices)
-    head, others = pipelines.team(config.preset, devices, config.threads, **_how(config))
+    blocks = config.blocks if len(devices) == len(config.devices) else ()
+    head, others = pipelines.team(config.preset, devices, config.threads, blocks=blocks, **_how(config))
     return Team(head, others)
 
 

@@ -99,6 +99,13 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         help="devices that run the model together, in place of --device: N or cuda:N for a GPU, cpu for a process",
     )
     add(
+        "--blocks",
+        type=_blocks,
+        default=_DEFAULTS["blocks"],
+        metavar="A,B,...",
+        help="how many of the transformer's blocks each of --devices has, for good (default: they move as it is best)",
+    )
+    add(
         "--max-sessions",
         type=int,
         default=_DEFAULTS["max_sessions"],
@@ -188,6 +195,13 @@ def _port_range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
+def _blocks(text: str) -> tuple[int, ...]:
+    counts = [count.strip() for count in text.split(",")]
+    if not all(count.isdecimal() for count in counts):
+        raise argparse.ArgumentTypeError(f"{text!r} are no numbers between commas such as 3,2,1")
+    return tuple(map(int, counts))
+
+
 def _devices(text: str) -> tuple[str, ...]:
     """What is no device is found by Config."""
     names = (name.strip() for name in text.split(","))
@@ -228,6 +242,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         start_timeout_s=arguments.start_timeout_s,
         cost_folder=arguments.cost_folder,
         devices=arguments.devices,
+        blocks=arguments.blocks,
         **choices.of(arguments),
     )
     log_to_stderr(verbose=arguments.verbose)

@@ -68,6 +68,8 @@ class Config:
     """Results of jobs are kept for so long."""
     devices: tuple[str, ...] = ()
     """Devices that run the model together, in this order: each cpu or cuda:N. None: the one that `device` says."""
+    blocks: tuple[int, ...] = ()
+    """How many blocks of the transformer each of them has, for good. None: they move to where it is best."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", "must be from 0 to 65535")
@@ -99,6 +101,8 @@ class Config:
         gpus = [name for name in self.devices if name != "cpu"]
         twice = {name for name in gpus if gpus.count(name) > 1}
         _require(not twice, "devices", f"has {min(twice, default='')} twice")
+        fits = len(self.blocks) == len(self.devices) and min(self.blocks[1:-1], default=1) > 0
+        _require(not self.blocks or fits, "blocks", "is a number for each of --devices, above 0 between first and last")
 
 
 def cost_folder(environ: Mapping[str, str]) -> Path | None:

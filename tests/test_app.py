@@ -229,15 +229,17 @@ def test_several_devices_are_a_team_of_the_presets(monkeypatch: pytest.MonkeyPat
         return head, tuple(others)
 
     monkeypatch.setattr(pipelines, "team", team)
-    model, preload = app.model_of(Config(devices=("cpu", "cuda:1", "cuda:0"), threads=3, compiled=True))
+    config = Config(devices=("cpu", "cuda:1", "cuda:0"), blocks=(1, 4, 1), threads=3, compiled=True)
+    model, preload = app.model_of(config)
     assert isinstance(model, Devices)
+    assert [how["blocks"] for _, _, _, how in asked] == [(1, 4, 1)]
     assert model.names == ("cpu", "cuda:1", "cuda:0")
     assert preload == (*pipelines.PRESETS["tiny"].preload, *pipelines.TEAM_PRELOAD)
     asked.clear()
     fewer = ("cpu", "cuda:0")
     made: Any = model.team(fewer)
     assert (made.head, made.others) == (Part(0, fewer), (Part(1, fewer),))
-    assert asked == [("tiny", fewer, 3, {"attention": "auto", "compiled": True, "loras": ()})]
+    assert asked == [("tiny", fewer, 3, {"blocks": (), "attention": "auto", "compiled": True, "loras": ()})]
 
 
 def test_where_one_device_is_left_it_has_the_whole_model() -> None:

@@ -91,6 +91,11 @@ def test_devices_may_be_numbers(
     assert [config.devices for config in served] == [devices]
 
 
+def test_blocks_may_be_held_where_they_are(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
+    assert run(capsys, "serve", "--devices", "0,1,2", "--blocks", "0,4, 2")[0] == 0
+    assert [config.blocks for config in served] == [(0, 4, 2)]
+
+
 def test_the_token_may_come_from_the_environment(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
     run(capsys, "serve", environ={"STREAMGEN_TOKEN": "hush"})
     run(capsys, "serve", environ={"STREAMGEN_TOKEN": ""})
@@ -121,6 +126,8 @@ def test_an_open_service_on_an_open_address_is_pointed_out(
         (("serve", "--devices", "0,,1"), "--devices takes cpu, N or cuda:N between commas, not ''"),
         (("serve", "--devices", "0,0"), "--devices has cuda:0 twice"),
         (("serve", "--devices", "0,1", "--device", "cpu"), "--devices and --device exclude each other"),
+        (("serve", "--devices", "0,1", "--blocks", "3"), "--blocks is a number for each of --devices"),
+        (("serve", "--devices", "0,1", "--blocks", "3,x"), "'3,x' are no numbers between commas"),
         (("models",), "COMMAND"),
         (("doctor", "--gpus", "4xfoo"), "--gpus: 'foo' is no size"),
         (("doctor", "--steps", "9"), "--steps: must be from 1 to 4"),

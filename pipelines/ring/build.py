@@ -66,8 +66,10 @@ def lead(seat: Seat, rendezvous: str) -> RingPipeline:
     built = _build(seat)
     assert built.words is not None, "prompts come in at the first rank"
     group = Group(rendezvous, seat.rank, len(seat.devices), built.models.device)
-    spec = _spec(seat, built)
-    return parts.lead(built.models, seat.arrangement, group, spec, built.words, Balancer(seat.arrangement.split))
+    balancer = Balancer(seat.arrangement.split)
+    if seat.fixed:
+        balancer.freeze()
+    return parts.lead(built.models, seat.arrangement, group, _spec(seat, built), built.words, balancer)
 
 
 def _spec(seat: Seat, built: _Built) -> PipelineSpec:

@@ -33,6 +33,8 @@ class Seat:
     devices: tuple[str, ...]
     choices: Choices
     arrangement: Arrangement
+    fixed: bool = False
+    """Whether blocks stay where they are."""
 
     @property
     def part(self) -> Part:
@@ -48,15 +50,20 @@ class Seat:
         return replace(self.choices, device=device, threads=threads)
 
 
-def seats(preset: Preset, devices: Sequence[str], choices: Choices) -> tuple[Seat, ...]:
-    """One for each device, blocks evenly spread. Raises PresetError where the preset cannot be spread over so many."""
+def seats(preset: Preset, devices: Sequence[str], choices: Choices, blocks: Sequence[int] = ()) -> tuple[Seat, ...]:
+    """One for each device, with so many blocks for good, or at first evenly spread.
+
+    Raises PresetError where the preset cannot be spread so, or over so many devices.
+    """
     if "dit" not in preset.settings:
         raise PresetError(f"{preset.name} has no transformer to spread over several devices; give it one with --device")
     layers = DiTGeometry.from_settings(preset.settings["dit"]).layers
     if len(devices) > layers:
         raise PresetError(f"{preset.name} has {layers} blocks, too few for {len(devices)} devices")
-    arrangement = Arrangement(even(layers, len(devices)))
-    return tuple(Seat(preset, rank, tuple(devices), choices, arrangement) for rank in range(len(devices)))
+    if blocks and sum(blocks) != layers:
+        raise PresetError(f"{preset.name} has {layers} blocks, not {'+'.join(map(str, blocks))} = {sum(blocks)}")
+    arrangement, fixed = Arrangement(tuple(blocks) or even(layers, len(devices))), bool(blocks)
+    return tuple(Seat(preset, rank, tuple(devices), choices, arrangement, fixed) for rank in range(len(devices)))
 
 
 def lead(seat: Seat, rendezvous: str) -> Flow[Any]:

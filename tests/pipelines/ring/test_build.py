@@ -115,6 +115,15 @@ def test_a_team_knows_what_it_is_before_anything_heavy_is_loaded() -> None:
     pickle.loads(pickle.dumps((head, others)))
 
 
+def test_blocks_may_be_held_where_they_are() -> None:
+    its = seats(PRESETS["tiny"], ["cpu"] * 3, CHOICES, blocks=(0, 4, 2))
+    assert [list(seat.part.layers) for seat in its] == [[], [0, 1, 2, 3], [4, 5]]
+    assert all(seat.fixed for seat in its)
+    assert not any(seat.fixed for seat in seats(PRESETS["tiny"], ["cpu"] * 3, CHOICES))
+    with pytest.raises(PresetError, match=r"tiny has 6 blocks, not 3\+2 = 5"):
+        pipelines.team("tiny", ["cpu", "cpu"], blocks=(3, 2))
+
+
 @pytest.mark.parametrize(
     ("preset", "devices", "problem"),
     [
