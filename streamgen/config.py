@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ class Config:
     """Largest video file that a job may bring (MB)."""
     keep_jobs_s: float = 600.0
     """Results of jobs are kept for so long."""
+    node: str = ""
+    """Name of this service in its fleet; empty where it is in none."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", "must be from 0 to 65535")
@@ -86,6 +89,11 @@ class Config:
             _require(
                 last - first + 1 >= needed, "udp-ports", f"must be {needed} (--max-sessions + --max-queue) at least"
             )
+
+    def new_id(self) -> str:
+        """An id that nobody can guess. In a fleet it begins with the node's name and a point, and so leads there."""
+        secret = secrets.token_urlsafe(16)
+        return f"{self.node}.{secret}" if self.node else secret
 
 
 def cost_folder(environ: Mapping[str, str]) -> Path | None:

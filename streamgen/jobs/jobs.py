@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +171,7 @@ class Jobs:
         if self._stopping:
             raise _stopping()
         job = Job(
-            secrets.token_urlsafe(16),
+            self._config.new_id(),
             opened.copy.params,
             self._engine.spec,
             scheduler=self._scheduler,
