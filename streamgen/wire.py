@@ -124,7 +124,7 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """Server: this machine wants to be rid of the session: open it anew, by the address at which it was opened first."""
+    """Server: this machine wants to be rid of the session. Open it anew, where it was opened first."""
 
     reason: str
     type: str = "moving"

@@ -15,6 +15,12 @@ from streamgen.errors import ConnectError, ServiceError
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
+NODE_CONNECT_S = 3.0
+"""A machine to which the service leads takes a connection within this time, or is not there."""
+
+RETRY_NODE_S = 1.0
+"""By then the service knows that it is not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -29,7 +35,12 @@ class Answer:
 
 
 class Api:
-    """Requests to the service at `url` (http or https, maybe with a path prefix). Raises ConnectError for a bad URL."""
+    """Requests to the service at `url` (http or https, maybe with a path prefix). Raises ConnectError for a bad URL.
+
+    A fleet of services answers 307 with the address of the machine that is to answer. A request goes on to it, once,
+    with all that it has, the token too: only to where the answer to this very request leads, and never from https to
+    http.
+    """
 
     def __init__(
         self, url: str, token: str | None, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
@@ -83,9 +94,28 @@ class Api:
 
     async def _request(self, method: str, path: str, body: object = None) -> Any:
         """JSON of the answer, None where it has no content."""
+        return self._json(await self._send(method, path, body))
+
+    async def _send(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """The answer, of whatever machine it is."""
         with self._reported():
             response = await self._http.request(method, path, json=body)
-        return self._json(response)
+        node = self._node(response)
+        if node is None:
+            return response
+        timeout = httpx.Timeout(self._timeout_s, connect=min(self._timeout_s, NODE_CONNECT_S))
+        with self._reported(node):
+            return await self._http.request(method, node, json=body, timeout=timeout)
+
+    def _node(self, response: httpx.Response) -> httpx.URL | None:
+        """Where a request is to be made, if not here. Raises ConnectError where that would show what https hides."""
+        location = response.headers.get("Location", "")
+        if response.status_code != httpx.codes.TEMPORARY_REDIRECT or not location.startswith(("http://", "https://")):
+            return None
+        node = _checked(location)
+        if (self._url.scheme, node.scheme) == ("https", "http"):
+            raise ConnectError(f"{self._url} leads to {node.host} by http, which would show what https hides")
+        return node
 
     def _json(self, response: httpx.Response) -> Any:
         if not response.is_success:
@@ -98,16 +128,25 @@ class Api:
             raise self._no_streamgen(error) from None
 
     @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        """What goes wrong with a request in here is a ConnectError."""
+    def _reported(self, node: httpx.URL | None = None) -> Iterator[None]:
+        """What goes wrong with a request in here is a ConnectError. With one to a `node` it is a ServiceError, as where
+        there is no room: whoever asks again is led to another."""
         try:
             yield
-        except httpx.TimeoutException:
-            raise ConnectError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
-        except httpx.ConnectError as error:
-            raise ConnectError(f"cannot reach {self._url}: {_why(error)}; is the service running there?") from None
+        except httpx.TransportError as error:
+            if node is None:
+                raise self._unreached(error) from None
+            why = f"the machine that the service leads to, {node.host}, cannot be reached: {_why(error)}"
+            raise ServiceError(why, httpx.codes.SERVICE_UNAVAILABLE, RETRY_NODE_S, "node_gone") from None
         except httpx.HTTPError as error:
-            raise ConnectError(f"the request to {self._url} failed: {_why(error)}") from None
+            raise self._unreached(error) from None
+
+    def _unreached(self, error: httpx.HTTPError) -> ConnectError:
+        if isinstance(error, httpx.TimeoutException):
+            return ConnectError(f"{self._url} did not answer within {self._timeout_s:g} s")
+        if isinstance(error, httpx.ConnectError):
+            return ConnectError(f"cannot reach {self._url}: {_why(error)}; is the service running there?")
+        return ConnectError(f"the request to {self._url} failed: {_why(error)}")
 
     def _no_streamgen(self, error: Exception) -> ConnectError:
         return ConnectError(f"{self._url} does not answer like a streamgen service ({type(error).__name__}: {error})")
