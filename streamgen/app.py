@@ -33,7 +33,7 @@ from streamgen.server import SHUTDOWN_TIMEOUT_S, ListenError, Server, first_of, 
 from streamgen.service import PresetInfo, Service
 from streamgen.web import create_app
 
-__all__ = ["Company", "Factory", "ListenError", "listen", "pages", "preset_infos", "serve", "url_of"]
+__all__ = ["Company", "Factory", "ListenError", "check_preset", "listen", "pages", "preset_infos", "serve", "url_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Company(Protocol):
         """Listens already; the service serves on it and closes it."""
         ...
 
-    def front(self, app: ASGIApp) -> ASGIApp:
+    def front(self, application: ASGIApp) -> ASGIApp:
         """What is served in place of the service's own application."""
         ...
 
@@ -74,6 +74,12 @@ def preset_infos() -> list[PresetInfo]:
     ]
 
 
+def check_preset(name: str) -> None:
+    """Raises PresetError where there is none of this name."""
+    if name not in pipelines.PRESETS:
+        raise PresetError(f"no preset {name!r}; there are {', '.join(pipelines.PRESETS)}")
+
+
 def serve(
     config: Config,
     announce: Callable[[str], None],
@@ -87,8 +93,7 @@ def serve(
     Raises StreamgenError where it cannot start, or can no longer run.
     """
     if factory is None:
-        if config.preset not in pipelines.PRESETS:
-            raise PresetError(f"no preset {config.preset!r}; there are {', '.join(pipelines.PRESETS)}")
+        check_preset(config.preset)
         factory = functools.partial(
             pipelines.build,
             config.preset,

@@ -109,6 +109,11 @@ class Service:
         return "draining" if self.draining and self._engine.state == "ready" else self._engine.state
 
     @property
+    def spec(self) -> PipelineSpec:
+        """Of the pipeline, once it was ready."""
+        return self._engine.spec
+
+    @property
     def names(self) -> list[str]:
         """Under which sessions are published."""
         return [stream for stream in self._streams if is_name(stream)]
@@ -304,16 +309,20 @@ class Service:
 
     def _shown(self, preset: PresetInfo) -> dict[str, object]:
         loaded = preset.name == self.preset and self._engine.state in ("ready", "restarting")
-        spec = self._engine.spec if loaded else None
-        defaults = spec.defaults if spec else preset.defaults
-        return {
-            "name": preset.name,
-            "title": preset.title,
-            "description": preset.description,
-            "loaded": loaded,
-            "native_fps": spec.native_fps if spec else preset.native_fps,
-            "width": defaults.width,
-            "height": defaults.height,
-            "params": defaults.schema(),
-            "styles": [dict(style) for style in preset.styles],
-        }
+        return shown(preset, self._engine.spec if loaded else None)
+
+
+def shown(preset: PresetInfo, spec: PipelineSpec | None) -> dict[str, object]:
+    """A preset as GET /api/presets tells of it; `spec` where it is loaded."""
+    defaults = spec.defaults if spec else preset.defaults
+    return {
+        "name": preset.name,
+        "title": preset.title,
+        "description": preset.description,
+        "loaded": spec is not None,
+        "native_fps": spec.native_fps if spec else preset.native_fps,
+        "width": defaults.width,
+        "height": defaults.height,
+        "params": defaults.schema(),
+        "styles": [dict(style) for style in preset.styles],
+    }

@@ -1,0 +1,214 @@
+"""The nodes on Ray: an actor for each, in a bundle of a placement group that spreads over the machines.
+
+Actors and group are detached: they outlive the gateway that made them, and the next one with the same settings takes
+them over. Ray starts an actor anew when it or its machine is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from streamgen import __version__
+from streamgen.cluster.host import STOP_S, Host
+from streamgen.cluster.keeper import NodeLostError
+from streamgen.cluster.messages import Order, Settings, Told
+from streamgen.cluster.options import Plan
+from streamgen.errors import FleetError
+
+logger = logging.getLogger(__name__)
+
+AGAIN_S = 1.0
+AGAIN_FAILED_S = 10.0
+"""After its process has ended a node is started anew after this time, or that, where it never was ready (s)."""
+
+PUBLIC_URL = "STREAMGEN_NODE_URL"
+"""Set in the environment of Ray on a machine: where clients reach its node, with {port} in the place of the port."""
+
+
+class NodeActor:
+    """On the node's machine: its process, and nothing else. Ends with it, for Ray to start another."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        address = ray.util.get_node_ip_address()
+        self._host = Host(settings, name, address, os.environ.get(PUBLIC_URL, ""))
+        self._stopping = False
+        threading.Thread(target=self._end_with_it, name="end", daemon=True).start()
+
+    def told(self) -> Told:
+        """See Host."""
+        return self._host.told()
+
+    def tell(self, order: Order) -> None:
+        """See Host."""
+        self._host.send(order)
+
+    def stop(self) -> None:
+        """Ends the process in order."""
+        self._stopping = True
+        self._host.stop()
+
+    def _end_with_it(self) -> None:
+        self._host.ended.wait()
+        if not self._stopping:
+            time.sleep(AGAIN_S if self._host.was_ready else AGAIN_FAILED_S)  # meanwhile the gateway is told why
+            os._exit(1)
+
+
+class RayNodes:
+    """Implements keeper.Nodes. One per process, as Ray allows one connection."""
+
+    def __init__(self, actors: dict[str, Any], group: Any) -> None:
+        self._actors = actors
+        self._group = group
+
+    @classmethod
+    def open(cls, plan: Plan, settings: Settings) -> RayNodes:
+        """Connects to Ray, and takes over the nodes of the same settings, or starts them.
+
+        Raises FleetError. Nodes of the same preset with other settings are ended.
+        """
+        _connect(plan.address, f"streamgen-{settings.config.preset}")
+        with _explained():
+            gpus, replicas = _wanted(plan, settings)
+            settings = replace(settings, config=replace(settings.config, host="", port=0))
+            mark = _mark(settings, replicas, plan.cpus, gpus)
+            _end_others(mark)
+            group = _group(mark, replicas, plan.cpus, gpus)
+            actors = {
+                f"n{index}": _actor(settings, f"n{index}", mark, group, index, plan.cpus, gpus)
+                for index in range(replicas)
+            }
+        return cls(actors, group)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all nodes."""
+        return tuple(self._actors)
+
+    async def ask(self, name: str) -> Told:
+        """Raises NodeLostError."""
+        try:
+            told: Told = await self._actors[name].told.remote()
+        except RayError as error:
+            raise NodeLostError(_one_line(error)) from None
+        return told
+
+    async def tell(self, name: str, order: Order) -> None:
+        """Raises NodeLostError."""
+        try:
+            await self._actors[name].tell.remote(order)
+        except RayError as error:
+            raise NodeLostError(_one_line(error)) from None
+
+    @property
+    def placed(self) -> bool:
+        """Whether Ray has found a place for every node."""
+        return bool(self._group.wait(0))
+
+    def stop(self) -> None:
+        """Ends all nodes, in order where they can be reached; then nothing is left of them in Ray."""
+        with contextlib.suppress(RayActorError, GetTimeoutError):
+            ray.get([actor.stop.remote() for actor in self._actors.values()], timeout=STOP_S)
+        for actor in self._actors.values():
+            ray.kill(actor)
+        remove_placement_group(self._group)
+
+    def close(self) -> None:
+        """Gives the connection to Ray back."""
+        ray.shutdown()
+
+
+def _connect(address: str, namespace: str) -> None:
+    """Raises FleetError."""
+    try:
+        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise FleetError(f"Ray at {address} cannot be used: {_one_line(error)}") from None
+
+
+def _wanted(plan: Plan, settings: Settings) -> tuple[float, int]:
+    """GPUs for each node, and how many nodes. Raises FleetError where there is no machine for one."""
+    resources = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+    known = sum(machine.get("GPU", 0.0) for machine in resources)
+    gpus = plan.gpus if plan.gpus is not None else float(known > 0 and settings.config.device != "cpu")
+    if plan.replicas is not None:
+        return gpus, plan.replicas
+    if gpus > 0:
+        replicas = sum(int(machine.get("GPU", 0.0) / gpus) for machine in resources)
+    else:
+        replicas = sum(machine.get("CPU", 0.0) >= plan.cpus for machine in resources)
+    if not replicas:
+        raise FleetError(f"no machine of the cluster has {plan.cpus:g} CPUs and {gpus:g} GPUs for a node")
+    return gpus, replicas
+
+
+def _mark(*settings: object) -> str:
+    """Tells fleets of different settings, and versions, apart."""
+    return hashlib.sha256(repr((__version__, *settings)).encode()).hexdigest()[:8]
+
+
+def _end_others(mark: str) -> None:
+    """Nodes of other settings are not wanted any more."""
+    others = [name for name in ray.util.list_named_actors() if not name.startswith(mark)]
+    for name in others:
+        with contextlib.suppress(ValueError):  # it has ended meanwhile
+            actor = ray.get_actor(name)
+            with contextlib.suppress(RayActorError, GetTimeoutError):
+                ray.get(actor.stop.remote(), timeout=STOP_S)
+            ray.kill(actor)
+    for group in placement_group_table().values():
+        if group["state"] != "REMOVED" and not group["name"].startswith(mark):
+            with contextlib.suppress(ValueError):  # another namespace's
+                remove_placement_group(ray.util.get_placement_group(group["name"]))
+    if others:
+        logger.warning("%d nodes with other settings were ended", len(others))
+
+
+def _group(mark: str, replicas: int, cpus: float, gpus: float) -> Any:
+    name = f"{mark}-nodes"
+    try:
+        return ray.util.get_placement_group(name)
+    except ValueError:  # there is none yet
+        bundle = {kind: amount for kind, amount in (("CPU", cpus), ("GPU", gpus)) if amount > 0} or {"CPU": 0.001}
+        return placement_group([bundle] * replicas, strategy="SPREAD", name=name, lifetime="detached")
+
+
+def _actor(settings: Settings, name: str, mark: str, group: Any, index: int, cpus: float, gpus: float) -> Any:
+    placed = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+    remote = ray.remote(NodeActor).options(
+        name=f"{mark}-{name}",
+        get_if_exists=True,
+        lifetime="detached",
+        max_restarts=-1,
+        num_cpus=cpus,
+        num_gpus=gpus,
+        scheduling_strategy=placed,
+    )
+    return remote.remote(settings, name)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """What Ray cannot do in here is a FleetError."""
+    try:
+        yield
+    except RayError as error:
+        raise FleetError(f"Ray cannot place the nodes: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].partition(" The task may")[0] if lines else type(error).__name__
