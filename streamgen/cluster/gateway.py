@@ -64,16 +64,16 @@ class Gateway:
         """In seconds."""
         return self._clock.now()
 
-    async def lead(self, request: Request, node: Node) -> Response:
+    async def lead(self, request: Request, node: Node, *, large: bool = False) -> Response:
         """The answer that sends the client to the node with its request; or the node's own, where it cannot go there.
 
-        A page may not follow to another origin, and would lose its token on the way.
+        A page may not follow to another origin, and would lose its token on the way. `large` says that the answer is.
         """
         report = node.report
         assert report is not None, "only nodes that have reported are chosen"
         if self._relays_all or "origin" in request.headers or "relay" in request.headers.get("prefer", ""):
             self.gauges.led(node.name, "relay")
-            return await self.ask(request, node)
+            return await self._relay.pass_on(request, report, large=large)
         self.gauges.led(node.name, "redirect")
         query = request.scope["query_string"].decode("latin-1")
         location = f"{report.public}{quote(request.scope['path'])}{query and '?'}{query}"
@@ -205,12 +205,19 @@ def _add_jobs(app: FastAPI, gateway: Gateway) -> None:
         """To the node that would take most video files. Ask for its room first, and send the file straight to it."""
         return await gateway.lead_new(request, lambda: fleet.choose_for_job(gateway.now))
 
+    def holder(job_id: str) -> Node:
+        gone = JobNotFoundError("no job has this id; its time may be over, or its machine is gone")
+        return fleet.holder(gateway.now, job_id, gone)
+
     @leads(app, "/api/jobs/{job_id}", "GET", "DELETE", errors=[404])
-    @leads(app, "/api/jobs/{job_id}/result", "GET", errors=[404])
     async def job(job_id: str, request: Request) -> Response:
         """To the node that has the job."""
-        gone = JobNotFoundError("no job has this id; its time may be over, or its machine is gone")
-        return await gateway.lead(request, fleet.holder(gateway.now, job_id, gone))
+        return await gateway.lead(request, holder(job_id))
+
+    @leads(app, "/api/jobs/{job_id}/result", "GET", errors=[404])
+    async def result(job_id: str, request: Request) -> Response:
+        """To the node that has the job, and so the restyled file."""
+        return await gateway.lead(request, holder(job_id), large=True)
 
 
 def _add_fleet(app: FastAPI, gateway: Gateway, preset: str) -> None:

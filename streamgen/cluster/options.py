@@ -68,7 +68,8 @@ def of(arguments: argparse.Namespace) -> Plan | None:
     """What was asked for; None where no fleet is. Raises ConfigError."""
     if arguments.cluster is None:
         for name in FLAGS:
-            if getattr(arguments, name) not in (None, False):
+            given = getattr(arguments, name)
+            if given is not None and given is not False:
                 raise ConfigError(f"--{name.replace('_', '-')} means something with --cluster only")
         return None
     return Plan(

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 from fastapi import Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from streamgen.cluster.messages import CLIENT_HEADER, KEY_HEADER, Report
 from streamgen.errors import BusyError
@@ -40,11 +40,11 @@ class Relay:
             trust_env=False,  # nodes are near; a proxy of the environment leads elsewhere
         )
 
-    async def pass_on(self, request: Request, node: Report) -> StreamingResponse:
-        """The node's answer to the request. Raises BusyError where there is none."""
+    async def pass_on(self, request: Request, node: Report, *, large: bool = False) -> Response:
+        """The node's answer to the request; one that is `large` as it comes. Raises BusyError where there is none."""
         query = request.scope["query_string"].decode("latin-1")
         headers = {name: request.headers[name] for name in ASKED if name in request.headers}
-        headers |= {KEY_HEADER: node.key, CLIENT_HEADER: client_of(request)}
+        headers |= {KEY_HEADER: node.key, CLIENT_HEADER: client_of(request), "accept-encoding": "identity"}
         outgoing = self._http.build_request(
             request.method,
             httpx.URL(node.url).copy_with(path=request.scope["path"], query=query.encode("latin-1") or None),
@@ -52,11 +52,15 @@ class Relay:
             content=request.stream() if request.method in ("POST", "PATCH") else None,
         )
         try:
-            answer = await self._http.send(outgoing, stream=True)
+            answer = await self._http.send(outgoing, stream=large)
         except httpx.TransportError:
             raise BusyError("the machine that is to answer cannot be reached; try again", RETRY_GONE_S) from None
         passed = {name: answer.headers[name] for name in ANSWERED if name in answer.headers and name != "link"}
-        response = StreamingResponse(_body(answer), answer.status_code, passed)
+        response = (
+            StreamingResponse(_body(answer), answer.status_code, passed)
+            if large
+            else Response(answer.content, answer.status_code, passed)
+        )
         for link in answer.headers.get_list("link"):
             response.headers.append("link", link)
         return response
