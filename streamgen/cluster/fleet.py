@@ -12,6 +12,9 @@ from streamgen.whip import is_name
 RETRY_STARTING_S = 2
 RETRY_FULL_S = 5
 
+ALIKE = 0.25
+"""Nodes whose fill differs by no more than this count as filled alike: what they have room for is an estimate."""
+
 NAMED_S = 10.0
 """A name that was given to a node is the node's for so long, before the node itself says so (s)."""
 
@@ -49,13 +52,14 @@ class Fleet:
         return "starting" if best in ("lost", "silent", "failed") else best
 
     def choose(self, now: float, *, may_wait: bool = True) -> Node:
-        """Who is to take a new session: the one that is filled least, of those that have room; else one with a queue.
-
-        Raises BusyError.
+        """Who is to take a new session: of those that have room, and are not filled much more than others, the one with
+        the fewest sessions; else one with a queue. Raises BusyError.
         """
         ready = self._ready(now)
         if free := [node for node in ready if node.room(now) > 0]:
-            chosen = min(free, key=lambda node: (node.fill(now), node.load(now), node.name))
+            alike = min(node.fill(now) for node in free) + ALIKE
+            least = [node for node in free if node.fill(now) <= alike]
+            chosen = min(least, key=lambda node: (node.taken(now), node.load, node.name))
         elif may_wait and (queues := [node for node in ready if node.places(now) > 0]):
             chosen = min(queues, key=lambda node: (-node.places(now), node.name))
         else:

@@ -95,12 +95,16 @@ class Node:
         """Share of what it has room for that is taken."""
         if self.report is None:
             return 1.0
-        taken = self.report.sessions + self._coming(now)
-        return taken / max(1, self.report.sessions + self.report.room)
+        return self.taken(now) / max(1, self.report.sessions + self.report.room)
 
-    def load(self, now: float) -> float:
-        """Share of its device that is promised, and then those who come."""
-        return (self.report.load if self.report else 0.0) + self._coming(now)
+    def taken(self, now: float) -> int:
+        """Sessions that it has, or will have soon."""
+        return self.sessions + self._coming(now)
+
+    @property
+    def load(self) -> float:
+        """Share of its device that is promised."""
+        return self.report.load if self.report else 0.0
 
     @property
     def jobs(self) -> int:

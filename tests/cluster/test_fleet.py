@@ -48,8 +48,14 @@ def test_no_node_is_led_more_clients_than_it_has_room_for_and_nobody_is_refused_
 
 
 def test_a_large_node_gets_more_than_a_small_one() -> None:
-    fleet = fleet_of(large={"room": 30}, small={"room": 10})
-    assert Counter(fleet.choose(NOW).name for _ in range(20)) == {"large": 15, "small": 5}
+    fleet = fleet_of(large={"room": 100}, small={"room": 10})
+    assert Counter(fleet.choose(NOW).name for _ in range(6)) == {"large": 3, "small": 3}
+    assert Counter(fleet.choose(NOW).name for _ in range(60)) == {"large": 54, "small": 6}
+
+
+def test_a_guess_that_differs_a_little_does_not_make_the_spread_uneven() -> None:
+    fleet = fleet_of(n0={"room": 15}, n1={"room": 28})
+    assert Counter(fleet.choose(NOW).name for _ in range(8)) == {"n0": 4, "n1": 4}
 
 
 def test_of_nodes_that_are_filled_alike_the_one_with_less_to_do_is_chosen() -> None:

@@ -1,7 +1,8 @@
-"""Two Ray nodes on this machine's loopback, as if they were two machines: python -m tests.support.ray_cluster FOLDER.
+"""Ray nodes on this machine's loopback, as if they were machines: python -m tests.support.ray_cluster FOLDER.
 
-Prints `ADDRESS PID`: Ray's address, and the process of the second node, which may be killed with its descendants. Ends
-everything at the end of its input.
+Starts two. Prints `ADDRESS PID`: Ray's address, and the process of the second node, which may be killed with its
+descendants; and another `ADDRESS PID` for each line of its input, for which it starts one more. Ends everything at the
+end of its input.
 """
 
 from __future__ import annotations
@@ -18,15 +19,24 @@ MEMORY = 100 * 1024 * 1024
 
 
 def main(folder: str) -> None:
-    node = {"num_cpus": 1, "object_store_memory": MEMORY, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
+    settings = {
+        "num_cpus": 1,
+        "object_store_memory": MEMORY,
+        "node_ip_address": "127.0.0.1",
+        "include_dashboard": False,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args={**settings, "temp_dir": folder})
     try:
-        second = cluster.add_node(**node)
-        (raylet,) = second.all_processes["raylet"]
-        print(cluster.address, raylet.process.pid, flush=True)
-        sys.stdin.read()
+        add(cluster, settings)
+        for _ in sys.stdin:
+            add(cluster, settings)
     finally:
         cluster.shutdown()
+
+
+def add(cluster: Cluster, settings: dict[str, object]) -> None:
+    (raylet,) = cluster.add_node(**settings).all_processes["raylet"]
+    print(cluster.address, raylet.process.pid, flush=True)
 
 
 if __name__ == "__main__":
