@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,8 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 NODE_CONNECT_S = 3.0
 """A machine to which the service leads takes a connection within this time, or is not there."""
 
-RETRY_NODE_S = 1.0
-"""By then the service knows that it is not."""
+NODE_GONE, NODE_TRIES, RETRY_NODE_S = "node_gone", 3, 1.0
+"""For a session the service is asked so often, at this distance (s): it knows soon who is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,13 @@ class Api:
     async def create(self, sdp: str, params: Mapping[str, object]) -> Answer:
         """Offers `sdp`. Raises ConnectError, ServiceError."""
         offer = {"sdp": sdp, "type": "offer", "params": dict(params)}
+        for _ in range(NODE_TRIES - 1):
+            try:
+                return self._answer(await self._request("POST", "/api/sessions", offer))
+            except ServiceError as error:
+                if error.reason != NODE_GONE:
+                    raise
+            await asyncio.sleep(RETRY_NODE_S)
         return self._answer(await self._request("POST", "/api/sessions", offer))
 
     async def resume(self, session: str, sdp: str) -> Answer:
@@ -137,7 +145,7 @@ class Api:
             if node is None:
                 raise self._unreached(error) from None
             why = f"the machine that the service leads to, {node.host}, cannot be reached: {_why(error)}"
-            raise ServiceError(why, httpx.codes.SERVICE_UNAVAILABLE, RETRY_NODE_S, "node_gone") from None
+            raise ServiceError(why, httpx.codes.SERVICE_UNAVAILABLE, RETRY_NODE_S, NODE_GONE) from None
         except httpx.HTTPError as error:
             raise self._unreached(error) from None
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -120,10 +120,7 @@ class RayNodes:
 
     def stop(self) -> None:
         """Ends all nodes, in order where they can be reached; then nothing is left of them in Ray."""
-        with contextlib.suppress(RayActorError, GetTimeoutError):
-            ray.get([actor.stop.remote() for actor in self._actors.values()], timeout=STOP_S)
-        for actor in self._actors.values():
-            ray.kill(actor)
+        _end(list(self._actors.values()))
         remove_placement_group(self._group)
 
     def close(self) -> None:
@@ -162,19 +159,27 @@ def _mark(*settings: object) -> str:
 
 def _end_others(mark: str) -> None:
     """Nodes of other settings are not wanted any more."""
-    others = [name for name in ray.util.list_named_actors() if not name.startswith(mark)]
-    for name in others:
-        with contextlib.suppress(ValueError):  # it has ended meanwhile
-            actor = ray.get_actor(name)
-            with contextlib.suppress(RayActorError, GetTimeoutError):
-                ray.get(actor.stop.remote(), timeout=STOP_S)
-            ray.kill(actor)
+    others = []
+    for name in ray.util.list_named_actors():
+        if not name.startswith(mark):
+            with contextlib.suppress(ValueError):  # it has ended meanwhile
+                others.append(ray.get_actor(name))
+    _end(others)
     for group in placement_group_table().values():
         if group["state"] != "REMOVED" and not group["name"].startswith(mark):
             with contextlib.suppress(ValueError):  # another namespace's
                 remove_placement_group(ray.util.get_placement_group(group["name"]))
     if others:
         logger.warning("%d nodes with other settings were ended", len(others))
+
+
+def _end(actors: Sequence[Any]) -> None:
+    """In order, as far as they can be reached."""
+    farewells = [actor.stop.remote() for actor in actors]
+    if farewells:
+        ray.wait(farewells, num_returns=len(farewells), timeout=STOP_S)
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _group(mark: str, replicas: int, cpus: float, gpus: float) -> Any:
@@ -211,4 +216,4 @@ def _explained() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0].partition(" The task may")[0] if lines else type(error).__name__
+    return lines[0].partition(" The task may")[0].rstrip(".") if lines else type(error).__name__

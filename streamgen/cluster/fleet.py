@@ -75,10 +75,11 @@ class Fleet:
         """One that can tell of what all have in common. Raises BusyError."""
         return self._ready(now)[0]
 
-    def holder(self, now: float, thing: str, missing: StreamgenError) -> Node:
-        """Who gave out the id of this `thing`. Raises `missing` where nobody did, or who did is gone."""
+    def holder(self, now: float, thing: str, missing: StreamgenError, *, answering: bool = False) -> Node:
+        """Who gave out the id of this `thing`. Raises `missing` where nobody did, or who did is gone; or, for those who
+        can help themselves elsewhere (`answering`), is silent."""
         node = self.nodes.get(thing.partition(".")[0])
-        if node is None or "." not in thing or not node.answers(now):
+        if node is None or "." not in thing or not node.exists(now) or (answering and not node.answers(now)):
             raise missing
         return node
 
@@ -97,7 +98,7 @@ class Fleet:
         """Who has what is to be watched under an id, a secret or a name. Raises SessionNotFoundError, NotLiveError."""
         if not is_name(stream):
             gone = SessionNotFoundError("no session can be watched under this address; it may have ended")
-            return self.holder(now, stream, gone)
+            return self.holder(now, stream, gone, answering=True)
         holder = self._named_so(now, stream)
         if holder is None:
             raise NotLiveError("nothing is published under this name now", RETRY_FULL_S)

@@ -16,7 +16,7 @@ from streamgen.cluster.fleet import Fleet
 from streamgen.cluster.gauges import Gauges
 from streamgen.cluster.messages import State
 from streamgen.cluster.node import Node
-from streamgen.cluster.relay import Relay
+from streamgen.cluster.relay import Relay, UnreachableError
 from streamgen.core import Clock
 from streamgen.errors import BusyError, JobNotFoundError, ParamsError, SessionNotFoundError
 from streamgen.gate import Gate
@@ -85,13 +85,20 @@ class Gateway:
         return await self._relay.pass_on(request, node.report)
 
     async def lead_new(self, request: Request, choose: Callable[[], Node]) -> Response:
-        """The same, with a new session or job, to the node that `choose` gives. Raises BusyError."""
-        try:
-            node = choose()
-        except BusyError:
-            self.gauges.refused()
-            raise
-        return await self.lead(request, node)
+        """The same, with a new session, to the node that `choose` gives, or the next where that does not answer.
+
+        Raises BusyError.
+        """
+        while True:
+            try:
+                node = choose()
+            except BusyError:
+                self.gauges.refused()
+                raise
+            try:
+                return await self.lead(request, node)
+            except UnreachableError:
+                node.fall_silent()
 
     def shown(self, node: Node) -> NodeReply:
         """What there is to know of a node."""
@@ -168,9 +175,10 @@ def _add_sessions(app: FastAPI, gateway: Gateway) -> None:
 
     @leads(app, "/api/sessions/{session_id}", "GET", "POST", "PATCH", "DELETE", errors=[404])
     async def session(session_id: str, request: Request) -> Response:
-        """To the node that has the session. 404 where that is gone."""
+        """To the node that has the session. 404 where that is gone; or silent, for who would go on with it."""
         gone = SessionNotFoundError("no session has this id; it may have ended, or its machine is gone")
-        return await gateway.lead(request, fleet.holder(gateway.now, session_id, gone))
+        node = fleet.holder(gateway.now, session_id, gone, answering=request.method == "POST")
+        return await gateway.lead(request, node)
 
 
 def _add_streams(app: FastAPI, gateway: Gateway) -> None:
@@ -203,7 +211,7 @@ def _add_jobs(app: FastAPI, gateway: Gateway) -> None:
     @leads(app, "/api/jobs", "GET", "POST", errors=[503])
     async def jobs(request: Request) -> Response:
         """To the node that would take most video files. Ask for its room first, and send the file straight to it."""
-        return await gateway.lead_new(request, lambda: fleet.choose_for_job(gateway.now))
+        return await gateway.lead(request, fleet.choose_for_job(gateway.now), large=True)
 
     def holder(job_id: str) -> Node:
         gone = JobNotFoundError("no job has this id; its time may be over, or its machine is gone")

@@ -81,6 +81,7 @@ class Member:
             room=scheduler.room(Standing("", spec.defaults, spec).demand()) if spec else 0,
             places=max(0, self._config.max_queue - waiting) if ready else 0,
             jobs=jobs.free if jobs and ready else 0,
+            working=jobs.under_way if jobs else 0,
             load=round(scheduler.promised(), 3),
             names=tuple(service.names),
         )

@@ -82,6 +82,8 @@ class Report:
     """Left in its queue."""
     jobs: int
     """Video files that it would take."""
+    working: int
+    """Video files that it has not done yet."""
     load: float
     """Share of its device's time that is promised."""
     names: tuple[str, ...] = ()

@@ -74,14 +74,22 @@ class Node:
         if now - self._heard >= SILENT_S:
             return "silent"
         if report.state == "draining" or (self.draining and report.state == "ready"):
-            return "draining" if report.sessions else "drained"
+            return "draining" if report.sessions or report.working else "drained"
         if report.state in ("ready", "restarting"):
             return "ready" if report.state == "ready" else "restarting"
         return "starting"
 
     def answers(self, now: float) -> bool:
         """Whether it can be asked for what it has."""
-        return self.state(now) not in ("lost", "failed", "silent") and self.report is not None
+        return self.state(now) != "silent" and self.exists(now)
+
+    def exists(self, now: float) -> bool:
+        """Whether it may have what it had, though it is silent."""
+        return self.state(now) not in ("lost", "failed") and self.report is not None
+
+    def fall_silent(self) -> None:
+        """It did not answer: nobody is led to it until it is heard of again."""
+        self._heard = NEVER
 
     def room(self, now: float) -> int:
         """For how many more sessions."""

@@ -29,6 +29,10 @@ ANSWERED = (
 """Headers that go through, to and fro. Of the origin the gateway has judged already."""
 
 
+class UnreachableError(BusyError):
+    """The node did not answer."""
+
+
 class Relay:
     """One connection pool to all nodes. `transport` replaces HTTP in tests."""
 
@@ -41,7 +45,7 @@ class Relay:
         )
 
     async def pass_on(self, request: Request, node: Report, *, large: bool = False) -> Response:
-        """The node's answer to the request; one that is `large` as it comes. Raises BusyError where there is none."""
+        """The node's answer to the request; what is `large` passes as it comes. Raises UnreachableError."""
         query = request.scope["query_string"].decode("latin-1")
         headers = {name: request.headers[name] for name in ASKED if name in request.headers}
         headers |= {KEY_HEADER: node.key, CLIENT_HEADER: client_of(request), "accept-encoding": "identity"}
@@ -49,12 +53,12 @@ class Relay:
             request.method,
             httpx.URL(node.url).copy_with(path=request.scope["path"], query=query.encode("latin-1") or None),
             headers=headers,
-            content=request.stream() if request.method in ("POST", "PATCH") else None,
+            content=request.stream() if large and request.method == "POST" else await request.body(),
         )
         try:
             answer = await self._http.send(outgoing, stream=large)
         except httpx.TransportError:
-            raise BusyError("the machine that is to answer cannot be reached; try again", RETRY_GONE_S) from None
+            raise UnreachableError("the machine that is to answer cannot be reached; try again", RETRY_GONE_S) from None
         passed = {name: answer.headers[name] for name in ANSWERED if name in answer.headers and name != "link"}
         response = (
             StreamingResponse(_body(answer), answer.status_code, passed)

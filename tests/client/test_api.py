@@ -1,7 +1,8 @@
 import httpx
 import pytest
 
-from streamgen.client.api import NODE_CONNECT_S, Api
+from streamgen.client import api as module
+from streamgen.client.api import NODE_CONNECT_S, NODE_TRIES, Api
 from streamgen.client.jobs import JobApi
 from streamgen.errors import ConnectError, ServiceError
 
@@ -119,8 +120,14 @@ async def test_a_request_goes_on_once_and_never_from_https_to_http():
         await api(down, url="https://service.test").create("v=0", {})
 
 
-async def test_a_machine_that_is_gone_is_as_good_as_no_room():
+async def test_a_machine_that_is_gone_is_as_good_as_no_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "RETRY_NODE_S", 0.01)
+    asked = []
+
     def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "service.test" and len(asked) > 8:
+            return httpx.Response(201, json=CREATED)
         if request.url.host == "service.test":
             return httpx.Response(307, headers={"Location": "http://10.0.0.7/api/sessions"})
         assert request.extensions["timeout"]["connect"] == NODE_CONNECT_S
@@ -128,7 +135,12 @@ async def test_a_machine_that_is_gone_is_as_good_as_no_room():
 
     with pytest.raises(ServiceError, match=r"10\.0\.0\.7, cannot be reached: ConnectTimeout") as caught:
         await api(answer).create("v=0", {})
-    assert (caught.value.status, caught.value.retry_after_s, caught.value.reason) == (503, 1.0, "node_gone")
+    assert (caught.value.status, caught.value.retry_after_s, caught.value.reason) == (503, 0.01, "node_gone")
+    assert asked == ["service.test", "10.0.0.7"] * NODE_TRIES
+    with pytest.raises(ServiceError):
+        await api(answer).resume("n1.abc", "v=0")  # is up to whoever wants to come back
+    assert len(asked) == 8
+    assert (await api(answer).create("v=0", {})).id == "s1"
 
 
 async def test_a_file_goes_to_the_machine_that_told_of_its_room(tmp_path):

@@ -152,7 +152,7 @@ async def test_without_room_or_nodes_it_says_when_to_come_again(http: httpx.Asyn
     for path in ("/api/sessions", "/whip", "/api/jobs"):
         answer = await http.post(path, json=OFFER)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-    assert "streamgen_fleet_refused_total 4.0" in (await http.get("/metrics")).text
+    assert "streamgen_fleet_refused_total 3.0" in (await http.get("/metrics")).text
 
 
 @pytest.mark.parametrize("path", ["/api/sessions", "/whip", "/whep/studio", "/api/cluster/n0/drain", "/api/jobs"])
@@ -229,13 +229,26 @@ async def test_a_gateway_may_pass_everything_on(site: Site, tmp_path: Path) -> N
     assert [request.content for request in site.asked[1:]] == [b""]
 
 
-async def test_a_node_that_does_not_answer_is_no_room(http: httpx.AsyncClient, site: Site) -> None:
+async def test_where_a_node_does_not_answer_the_next_one_does(http: httpx.AsyncClient, site: Site) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused")
+        if request.url.host == "10.0.0.0":
+            raise httpx.ConnectError("refused")
+        return httpx.Response(201, json={"id": "n1.abc"})
 
     site.answer = answer
-    got = await http.post("/api/sessions", json=OFFER, headers=PAGE)
+    for path, content in (("/api/sessions", b'{"sdp": "v=0"}'), ("/whip", b"v=0")):
+        site.hear("n0")
+        kind = {"Content-Type": "application/json" if path.startswith("/api") else "application/sdp"}
+        got = await http.post(path, content=content, headers=PAGE | kind)
+        assert (got.status_code, got.json(), site.asked[-1].content) == (201, {"id": "n1.abc"}, content)
+    assert [request.url.host for request in site.asked] == ["10.0.0.0", "10.0.0.1"] * 2
+    assert site.fleet.node("n0").state(site.clock.now()) == "silent"
+    got = await http.delete("/api/sessions/n0.abc", headers=PAGE)
     assert (got.status_code, got.headers["retry-after"], got.json()["error"]["code"]) == (503, "1", "busy")
+    site.fleet.node("n1").lose("it burns")
+    site.hear("n0")
+    got = await http.post("/api/sessions", json=OFFER, headers=PAGE)
+    assert (got.status_code, got.headers["retry-after"]) == (503, "2")
 
 
 async def test_draining_and_filling_again(http: httpx.AsyncClient, site: Site) -> None:

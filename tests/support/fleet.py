@@ -35,6 +35,7 @@ def report(**changes: Any) -> Report:
         "room": 4,
         "places": 2,
         "jobs": 1,
+        "working": 0,
         "load": 0.0,
         "names": (),
     }
