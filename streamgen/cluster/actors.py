@@ -1,7 +1,8 @@
 """The nodes on Ray: an actor for each, in a bundle of a placement group that spreads over the machines.
 
-Actors and group are detached: they outlive the gateway that made them, and the next one with the same settings takes
-them over. Ray starts an actor anew when it or its machine is lost.
+Actors and groups are detached: they outlive the gateway that made them, and the next one with the same settings takes
+them over, with another group for further nodes where it is to have more. Ray starts an actor anew when it or its
+machine is lost.
 """
 
 from __future__ import annotations
@@ -70,28 +71,34 @@ class NodeActor:
 class RayNodes:
     """Implements keeper.Nodes. One per process, as Ray allows one connection."""
 
-    def __init__(self, actors: dict[str, Any], group: Any) -> None:
+    def __init__(self, actors: dict[str, Any], groups: Sequence[Any]) -> None:
         self._actors = actors
-        self._group = group
+        self._groups = groups
 
     @classmethod
     def open(cls, plan: Plan, settings: Settings) -> RayNodes:
         """Connects to Ray, and takes over the nodes of the same settings, or starts them.
 
-        Raises FleetError. Nodes of the same preset with other settings are ended.
+        Raises FleetError. Nodes of the same preset with other settings are ended, and those that are too many.
         """
         _connect(plan.address, f"streamgen-{settings.config.preset}")
         with _explained():
-            gpus, replicas = _wanted(plan, settings)
             settings = replace(settings, config=replace(settings.config, host="", port=0))
-            mark = _mark(settings, replicas, plan.cpus, gpus)
-            _end_others(mark)
-            group = _group(mark, replicas, plan.cpus, gpus)
+            mark = _mark(settings, plan.cpus, plan.gpus)
+            machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+            groups = _groups(mark)
+            bundles = [(group, index) for group in groups for index in range(group.bundle_count)]
+            replicas, gpus = plan.size(settings.config.device, machines, len(bundles))
+            if replicas > len(bundles):
+                groups.append(_group(mark, len(bundles), replicas - len(bundles), plan.cpus, gpus))
+                bundles += [(groups[-1], index) for index in range(replicas - len(bundles))]
+            names = [f"n{number}" for number in range(replicas)]
+            _end_others([f"{mark}-{name}" for name in names], mark)
             actors = {
-                f"n{index}": _actor(settings, f"n{index}", mark, group, index, plan.cpus, gpus)
-                for index in range(replicas)
+                name: _actor(settings, name, mark, group, index)
+                for name, (group, index) in zip(names, bundles, strict=False)
             }
-        return cls(actors, group)
+        return cls(actors, groups)
 
     @property
     def names(self) -> Sequence[str]:
@@ -116,12 +123,13 @@ class RayNodes:
     @property
     def placed(self) -> bool:
         """Whether Ray has found a place for every node."""
-        return bool(self._group.wait(0))
+        return all(group.wait(0) for group in self._groups)
 
     def stop(self) -> None:
         """Ends all nodes, in order where they can be reached; then nothing is left of them in Ray."""
         _end(list(self._actors.values()))
-        remove_placement_group(self._group)
+        for group in self._groups:
+            remove_placement_group(group)
 
     def close(self) -> None:
         """Gives the connection to Ray back."""
@@ -136,41 +144,25 @@ def _connect(address: str, namespace: str) -> None:
         raise FleetError(f"Ray at {address} cannot be used: {_one_line(error)}") from None
 
 
-def _wanted(plan: Plan, settings: Settings) -> tuple[float, int]:
-    """GPUs for each node, and how many nodes. Raises FleetError where there is no machine for one."""
-    resources = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
-    known = sum(machine.get("GPU", 0.0) for machine in resources)
-    gpus = plan.gpus if plan.gpus is not None else float(known > 0 and settings.config.device != "cpu")
-    if plan.replicas is not None:
-        return gpus, plan.replicas
-    if gpus > 0:
-        replicas = sum(int(machine.get("GPU", 0.0) / gpus) for machine in resources)
-    else:
-        replicas = sum(machine.get("CPU", 0.0) >= plan.cpus for machine in resources)
-    if not replicas:
-        raise FleetError(f"no machine of the cluster has {plan.cpus:g} CPUs and {gpus:g} GPUs for a node")
-    return gpus, replicas
-
-
 def _mark(*settings: object) -> str:
     """Tells fleets of different settings, and versions, apart."""
     return hashlib.sha256(repr((__version__, *settings)).encode()).hexdigest()[:8]
 
 
-def _end_others(mark: str) -> None:
-    """Nodes of other settings are not wanted any more."""
+def _end_others(wanted: Sequence[str], mark: str) -> None:
+    """Actors that are not wanted any more, and the groups of other settings."""
     others = []
     for name in ray.util.list_named_actors():
-        if not name.startswith(mark):
+        if name not in wanted:
             with contextlib.suppress(ValueError):  # it has ended meanwhile
                 others.append(ray.get_actor(name))
     _end(others)
-    for group in placement_group_table().values():
-        if group["state"] != "REMOVED" and not group["name"].startswith(mark):
+    for name in _group_names():
+        if not name.startswith(mark):
             with contextlib.suppress(ValueError):  # another namespace's
-                remove_placement_group(ray.util.get_placement_group(group["name"]))
+                remove_placement_group(ray.util.get_placement_group(name))
     if others:
-        logger.warning("%d nodes with other settings were ended", len(others))
+        logger.warning("%d nodes that are not wanted any more were ended", len(others))
 
 
 def _end(actors: Sequence[Any]) -> None:
@@ -182,25 +174,32 @@ def _end(actors: Sequence[Any]) -> None:
         ray.kill(actor)
 
 
-def _group(mark: str, replicas: int, cpus: float, gpus: float) -> Any:
-    name = f"{mark}-nodes"
-    try:
-        return ray.util.get_placement_group(name)
-    except ValueError:  # there is none yet
-        bundle = {kind: amount for kind, amount in (("CPU", cpus), ("GPU", gpus)) if amount > 0} or {"CPU": 0.001}
-        return placement_group([bundle] * replicas, strategy="SPREAD", name=name, lifetime="detached")
+def _group_names() -> list[str]:
+    return sorted(group["name"] for group in placement_group_table().values() if group["state"] != "REMOVED")
 
 
-def _actor(settings: Settings, name: str, mark: str, group: Any, index: int, cpus: float, gpus: float) -> Any:
-    placed = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+def _groups(mark: str) -> list[Any]:
+    """Those of these settings, in the order of their nodes."""
+    return [ray.util.get_placement_group(name) for name in _group_names() if name.startswith(mark)]
+
+
+def _group(mark: str, first: int, count: int, cpus: float, gpus: float) -> Any:
+    """A new one, for so many nodes from the `first` on."""
+    bundle = {kind: amount for kind, amount in (("CPU", cpus), ("GPU", gpus)) if amount > 0} or {"CPU": 0.001}
+    return placement_group([bundle] * count, strategy="SPREAD", name=f"{mark}-{first:04}", lifetime="detached")
+
+
+def _actor(settings: Settings, name: str, mark: str, group: Any, index: int) -> Any:
+    """The one of this name, in the group's bundle of this index."""
+    bundle = group.bundle_specs[index]
     remote = ray.remote(NodeActor).options(
         name=f"{mark}-{name}",
         get_if_exists=True,
         lifetime="detached",
         max_restarts=-1,
-        num_cpus=cpus,
-        num_gpus=gpus,
-        scheduling_strategy=placed,
+        num_cpus=bundle.get("CPU", 0.0),
+        num_gpus=bundle.get("GPU", 0.0),
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
     )
     return remote.remote(settings, name)
 

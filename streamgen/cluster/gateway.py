@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -16,7 +15,7 @@ from streamgen.cluster.fleet import Fleet
 from streamgen.cluster.gauges import Gauges
 from streamgen.cluster.messages import State
 from streamgen.cluster.node import Node
-from streamgen.cluster.relay import Relay, UnreachableError
+from streamgen.cluster.relay import Relay, UnreachableError, target
 from streamgen.core import Clock
 from streamgen.errors import BusyError, JobNotFoundError, ParamsError, SessionNotFoundError
 from streamgen.gate import Gate
@@ -75,8 +74,7 @@ class Gateway:
             self.gauges.led(node.name, "relay")
             return await self._relay.pass_on(request, report, large=large)
         self.gauges.led(node.name, "redirect")
-        query = request.scope["query_string"].decode("latin-1")
-        location = f"{report.public}{quote(request.scope['path'])}{query and '?'}{query}"
+        location = target(report.public, request)
         return JSONResponse({"location": location}, 307, {"Location": location})
 
     async def ask(self, request: Request, node: Node) -> Response:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from streamgen.choices import port_range
-from streamgen.errors import ConfigError
+from streamgen.errors import ConfigError, FleetError
 
 FLAGS = ("replicas", "replica_cpus", "replica_gpus", "node_ports", "relay", "keep_nodes")
 
@@ -40,6 +41,22 @@ class Plan:
             raise ConfigError("--replica-cpus and --replica-gpus must not be negative")
         if self.ports is not None and not 1024 <= self.ports[0] <= self.ports[1] <= 65535:
             raise ConfigError("--node-ports must be FIRST-LAST, from 1024 to 65535")
+
+    def size(self, device: str, machines: Sequence[Mapping[str, float]], known: int = 0) -> tuple[int, float]:
+        """Nodes, and GPUs for each, on machines with these resources ("CPU", "GPU").
+
+        Where nothing else is asked for there are no fewer than those that are `known` already: a machine may be away.
+        Raises FleetError where there is no room for any.
+        """
+        has_gpus = any(machine.get("GPU", 0.0) > 0 for machine in machines)
+        gpus = self.gpus if self.gpus is not None else float(has_gpus and device != "cpu")
+        if self.replicas is not None:
+            return self.replicas, gpus
+        fitting = [machine for machine in machines if machine.get("CPU", 0.0) >= self.cpus]
+        replicas = sum(int(machine.get("GPU", 0.0) / gpus) if gpus > 0 else 1 for machine in fitting)
+        if not max(replicas, known):
+            raise FleetError(f"no machine of the cluster has {self.cpus:g} CPUs and {gpus:g} GPUs for a node")
+        return max(replicas, known), gpus
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

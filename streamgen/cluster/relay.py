@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 import httpx
 from fastapi import Request
@@ -46,12 +47,11 @@ class Relay:
 
     async def pass_on(self, request: Request, node: Report, *, large: bool = False) -> Response:
         """The node's answer to the request; what is `large` passes as it comes. Raises UnreachableError."""
-        query = request.scope["query_string"].decode("latin-1")
         headers = {name: request.headers[name] for name in ASKED if name in request.headers}
         headers |= {KEY_HEADER: node.key, CLIENT_HEADER: client_of(request), "accept-encoding": "identity"}
         outgoing = self._http.build_request(
             request.method,
-            httpx.URL(node.url).copy_with(path=request.scope["path"], query=query.encode("latin-1") or None),
+            target(node.url, request),
             headers=headers,
             content=request.stream() if large and request.method == "POST" else await request.body(),
         )
@@ -72,6 +72,12 @@ class Relay:
     async def close(self) -> None:
         """Gives the connections back."""
         await self._http.aclose()
+
+
+def target(base: str, request: Request) -> str:
+    """The URL of a request at another base."""
+    query = request.scope["query_string"].decode("latin-1")
+    return f"{base}{quote(request.scope['path'])}{query and '?'}{query}"
 
 
 async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
@@ -78,7 +79,8 @@ async def test_a_stream_moves_and_outlives_its_node_and_its_viewers_need_no_toke
                 "Another machine took the stream over.", timeout=60_000
             )
             await is_live(page)
-            shown = (await http.get("/api/cluster")).json()["nodes"]
-        assert [node["sessions"] for node in shown if node["name"] == "n0"] == [1]
+            async with asyncio.timeout(30):
+                while (await http.get("/api/cluster")).json()["nodes"][0]["sessions"] != 1:  # noqa: ASYNC110 - by HTTP
+                    await asyncio.sleep(0.1)
         assert await page.input_value("#prompt") == "oil"
         await browser.close()

@@ -208,6 +208,19 @@ async def test_pages_of_others_are_refused_but_for_those_that_are_allowed(http: 
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (201, "https://ok.example")
 
 
+@pytest.mark.parametrize("rest", ["%00", "%2F..%2Fadmin", "%0d%0aX: 1", "%c3%a9", "a?x=%00&y=%0d%0a", "%25"])
+async def test_odd_ids_stay_what_they_are(http: httpx.AsyncClient, site: Site, rest: str) -> None:
+    for headers in ({}, {"Prefer": "relay"}):
+        answer = await http.get(f"/api/sessions/n0.{rest}", headers=headers)
+        if answer.status_code == 404:  # not of one part: it is no id
+            assert site.asked == []
+            continue
+        went = answer.headers["location"] if not headers else str(site.asked[-1].url)
+        assert went.startswith(("https://n0.example/api/sessions/n0.", "http://10.0.0.0:4000/api/sessions/n0."))
+        assert not set(went) & set("\r\n\0")
+        assert all("x" not in request.headers for request in site.asked)
+
+
 async def test_files_pass_through_as_they_come(site: Site, tmp_path: Path) -> None:
     site.hear("n1", jobs=3)
     file = b"x" * 1_000_000

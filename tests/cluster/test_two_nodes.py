@@ -36,15 +36,15 @@ SERVE = ("-m", "streamgen.cli", "serve", "--preset", "fake", "--port", "0", "--l
 
 
 @contextmanager
-def program(*words: str, environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A Python program that ends in order when it is asked to, by a signal or by the end of its input."""
+def program(*words: str, environ: dict[str, str], status: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """A Python program that ends, with this status, when it is asked to: by a signal or by the end of its input."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, stdin=pipe, stdout=pipe, env=os.environ | environ, text=True
     ) as process:
         try:
             yield process
-            assert process.wait(60) == 0
+            assert process.wait(60) == status
         finally:
             process.kill()
 
@@ -114,9 +114,14 @@ def stopwatch(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str])
         print(f" {request.node.name}: {time.monotonic() - began:.1f} s", flush=True)
 
 
-async def states(url: str) -> dict[str, str]:
+async def nodes_of(url: str) -> list[dict[str, str]]:
     async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
-        return {node["name"]: node["state"] for node in (await http.get(f"{url}/api/cluster")).json()["nodes"]}
+        nodes: list[dict[str, str]] = (await http.get(f"{url}/api/cluster")).json()["nodes"]
+        return nodes
+
+
+async def states(url: str) -> dict[str, str]:
+    return {node["name"]: node["state"] for node in await nodes_of(url)}
 
 
 async def both_are_ready(url: str) -> None:
@@ -159,3 +164,23 @@ async def test_a_machine_is_drained_onto_one_that_has_come_anew(machines: Machin
                 await asyncio.sleep(0.1)
         assert (await http.delete(f"{url}/api/cluster/n0/drain")).status_code == 200
         await both_are_ready(url)
+
+
+async def test_a_gateway_takes_the_nodes_over_and_sessions_outlive_it(machines: Machines, url: str) -> None:
+    machines.has_two()
+    await both_are_ready(url)
+    crowd = Crowd()
+    killed = -signal.SIGKILL
+    with program(*SERVE, "--cluster", machines.address, environ={"STREAMGEN_TOKEN": TOKEN}, status=killed) as other:
+        line = await asyncio.to_thread(line_of, other.stdout)
+        address = line.removeprefix("ready: ")
+        await both_are_ready(address)
+        places = [[(node["name"], node["url"]) for node in await nodes_of(gateway)] for gateway in (url, address)]
+        assert places[0] == places[1]
+        async with Client(address, token=TOKEN) as client:
+            await crowd.open(client, 2)
+            other.kill()
+            await asyncio.to_thread(other.wait)
+            await crowd.flow()
+            assert crowd.moves == []
+    await both_are_ready(url)
