@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import os
-import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import uvicorn
+from starlette.types import ASGIApp
 
 import pipelines
 from streamgen.allocator import keep_large_blocks
@@ -26,14 +24,17 @@ from streamgen.core import Pipeline, PipelineSpec
 from streamgen.costfile import CostFile, begun
 from streamgen.engine import Devices, Engine, StageTimes, Team
 from streamgen.engine.team import alone
-from streamgen.errors import EngineError, PresetError, StreamgenError
+from streamgen.errors import EngineError, PresetError
 from streamgen.jobs import Jobs
 from streamgen.metrics import Metrics
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.cost import UNKNOWN, Shape
 from streamgen.scheduler.loop import Loop
+from streamgen.server import SHUTDOWN_TIMEOUT_S, ListenError, Server, first_of, listen, running, stop_signals, url_of
 from streamgen.service import PresetInfo, Service
 from streamgen.web import create_app
+
+__all__ = ["Company", "Factory", "ListenError", "check_preset", "listen", "pages", "preset_infos", "serve", "url_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +47,22 @@ MAX_BATCH = 4
 KEEP_COSTS_S = 60.0
 """Costs are written to disk this often."""
 
-SHUTDOWN_TIMEOUT_S = 3.0
-"""HTTP requests under way get this long to end."""
 
+class Company(Protocol):
+    """What a service is part of, where it is one of several."""
 
-class ListenError(StreamgenError):
-    """The address cannot be listened on."""
+    @property
+    def listener(self) -> socket.socket:
+        """Listens already; the service serves on it and closes it."""
+        ...
 
-    code = "cannot_listen"
+    def front(self, application: ASGIApp) -> ASGIApp:
+        """What is served in place of the service's own application."""
+        ...
+
+    async def attend(self, service: Service, scheduler: Loop, jobs: Jobs | None) -> None:
+        """Runs beside the service, from before its engine starts; cancelled at its end."""
+        ...
 
 
 def preset_infos() -> list[PresetInfo]:
@@ -64,10 +73,22 @@ def preset_infos() -> list[PresetInfo]:
     ]
 
 
-def serve(config: Config, announce: Callable[[str], None], factory: Factory | None = None) -> None:
+def check_preset(name: str) -> None:
+    """Raises PresetError where there is none of this name."""
+    if name not in pipelines.PRESETS:
+        raise PresetError(f"no preset {name!r}; there are {', '.join(pipelines.PRESETS)}")
+
+
+def serve(
+    config: Config,
+    announce: Callable[[str], None],
+    factory: Factory | None = None,
+    company: Company | None = None,
+) -> None:
     """Runs the service until SIGINT or SIGTERM. `announce` gets its URL when it is ready.
 
     `factory` builds the pipeline, in the engine's process (so it must be picklable); the preset's by default.
+    `company` is what the service is part of, if anything.
     Raises StreamgenError where it cannot start, or can no longer run.
     """
     model: Model
@@ -76,8 +97,8 @@ def serve(config: Config, announce: Callable[[str], None], factory: Factory | No
         pipelines.share_cores()  # now: the engine's processes come to life with torch imported
     else:
         model, preload = factory, ()
-    with contextlib.closing(listen(config.host, config.port)) as listener:
-        asyncio.run(_serve(config, listener, model, preload, announce))
+    with contextlib.closing(company.listener if company else listen(config.host, config.port)) as listener:
+        asyncio.run(_serve(config, listener, model, preload, announce, company))
 
 
 def model_of(config: Config) -> tuple[Model, Sequence[str]]:
@@ -85,8 +106,7 @@ def model_of(config: Config) -> tuple[Model, Sequence[str]]:
 
     Raises PresetError for a preset that does not exist, or cannot be spread over so many devices.
     """
-    if config.preset not in pipelines.PRESETS:
-        raise PresetError(f"no preset {config.preset!r}; there are {', '.join(pipelines.PRESETS)}")
+    check_preset(config.preset)
     preload = pipelines.PRESETS[config.preset].preload
     if len(config.devices) > 1:
         _team(config, config.devices)
@@ -112,7 +132,12 @@ def _how(config: Config) -> dict[str, Any]:
 
 
 async def _serve(
-    config: Config, listener: socket.socket, model: Model, preload: Sequence[str], announce: Callable[[str], None]
+    config: Config,
+    listener: socket.socket,
+    model: Model,
+    preload: Sequence[str],
+    announce: Callable[[str], None],
+    company: Company | None,
 ) -> None:
     keep_large_blocks()
     asyncio.get_running_loop().set_default_executor(_pool())
@@ -130,19 +155,12 @@ async def _serve(
     service = Service(config, engine, scheduler, preset_infos(), clock, metrics)
     jobs = Jobs(config, engine, scheduler, clock, metrics) if config.max_jobs else None
     app = create_app(service, metrics, pages(), token=config.token, allowed_origins=config.allowed_origins, jobs=jobs)
-    server = Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=int(SHUTDOWN_TIMEOUT_S),
-        )
-    )
-    async with _stop_signals() as stopped, _running(server.serve([listener]), "web") as web:
+    server = Server(company.front(app) if company else app)
+    async with contextlib.AsyncExitStack() as stack:
+        stopped = await stack.enter_async_context(stop_signals())
+        web = await stack.enter_async_context(running(server.serve([listener]), "web"))
+        if company:
+            await stack.enter_async_context(running(company.attend(service, scheduler, jobs), "company"))
         try:
             await _serve_sessions(
                 config, engine, scheduler, stopped, web, lambda: announce(url_of(config.host, listener))
@@ -165,58 +183,19 @@ async def _serve_sessions(
     ready: Callable[[], None],
 ) -> None:
     """Starts the engine, then schedules, until one of the tasks ends. Raises StreamgenError where the engine cannot."""
-    async with _running(engine.start(), "engine-start") as started:
-        await _first_of(started, web, stopped)
+    async with running(engine.start(), "engine-start") as started:
+        await first_of(started, web, stopped)
         if not started.done():
             return
     costs = _begin(scheduler, engine, config)
     ready()
     async with (
-        _running(_keep_costs(scheduler, costs), "costs"),
-        _running(scheduler.run(), "scheduler") as scheduling,
+        running(_keep_costs(scheduler, costs), "costs"),
+        running(scheduler.run(), "scheduler") as scheduling,
     ):
-        await _first_of(scheduling, web, stopped)
+        await first_of(scheduling, web, stopped)
     if not stopped.done():
         raise EngineError("the service cannot go on; its log says why")
-
-
-class Server(uvicorn.Server):
-    """Leaves signals to the service, which has more to end than HTTP."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
-        yield
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on host:port; port 0 takes any free one. Raises ListenError that says what to do."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ListenError(f"host {host!r} cannot be found ({error.strerror}); choose another with --host") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ListenError(f"port {port} is in use; choose another with --port") from None
-        if error.errno == errno.EACCES:
-            raise ListenError(f"port {port} needs more rights; choose one above 1023 with --port") from None
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --host") from None
-    return listener
-
-
-def url_of(host: str, listener: socket.socket) -> str:
-    """Where a browser on this machine finds the page."""
-    port = listener.getsockname()[1]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    return f"http://{shown}:{port}"
 
 
 def pages() -> Path:
@@ -276,38 +255,6 @@ async def _keep_costs(scheduler: Loop, file: CostFile | None) -> None:
             await asyncio.to_thread(file.save, scheduler.cost)
     finally:
         file.save(scheduler.cost)
-
-
-@contextlib.asynccontextmanager
-async def _running(work: Any, name: str) -> AsyncIterator[asyncio.Task[Any]]:
-    """`work` as a task, which is ended at the end."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-@contextlib.asynccontextmanager
-async def _stop_signals() -> AsyncIterator[asyncio.Task[Any]]:
-    """A task that ends at SIGINT or SIGTERM."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        async with _running(stop.wait(), "stop-signals") as task:
-            yield task
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-
-async def _first_of(*tasks: asyncio.Task[Any]) -> None:
-    """Waits for the first task to end, and raises its error where it has one."""
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
 
 
 def _log_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -58,6 +58,14 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
+def port_range(text: str) -> tuple[int, int]:
+    """First and last of FIRST-LAST, for options that take such. Raises argparse.ArgumentTypeError."""
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of ports such as 50000-50100")
+    return int(first), int(last)
+
+
 def parse_lora(text: str) -> tuple[Path, float]:
     """File and strength of FILE[=STRENGTH]. Raises ConfigError."""
     if whole := _file(text):

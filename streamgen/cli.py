@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from streamgen import __version__, choices
+from streamgen.cluster import options
+from streamgen.cluster.address import reach
 from streamgen.config import Config, cost_folder
 from streamgen.errors import ConfigError, StreamgenError
+from streamgen.logs import log_to_stderr
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -169,7 +172,7 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
     )
     add(
         "--udp-ports",
-        type=_port_range,
+        type=choices.port_range,
         default=_DEFAULTS["udp_ports"],
         metavar="FIRST-LAST",
         help="UDP ports for media, such as 50000-50100 (default: any)",
@@ -186,13 +189,7 @@ def _add_serve_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, 
         flag = f"--{name.replace('_', '-')}"
         add(flag, type=float, default=_DEFAULTS[name], metavar="S", help=f"{what} (default: %(default)s)")
     add("-v", "--verbose", action="store_true", help="log what happens, not only what goes wrong")
-
-
-def _port_range(text: str) -> tuple[int, int]:
-    first, dash, last = text.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no range of ports such as 50000-50100")
-    return int(first), int(last)
+    options.add_arguments(parser)
 
 
 def _blocks(text: str) -> tuple[int, ...]:
@@ -246,10 +243,27 @@ def _serve(arguments: argparse.Namespace) -> int:
         **choices.of(arguments),
     )
     log_to_stderr(verbose=arguments.verbose)
-    if config.host not in LOOPBACK and config.token is None:
-        print(f"note: whoever can reach {config.host} can use this service; set --token", file=sys.stderr)
-    _load("streamgen.app").serve(config, lambda url: print(f"ready: {url}", flush=True))
+    plan = options.of(arguments)
+    where = config.host if plan is None else "the machines of the fleet"
+    if config.token is None and (plan is not None or config.host not in LOOPBACK):
+        print(f"note: whoever can reach {where} can use this service; set --token", file=sys.stderr)
+    if plan is None:
+        _load("streamgen.app").serve(config, _announce)
+    else:
+        _serve_fleet(config, plan)
     return DONE
+
+
+def _serve_fleet(config: Config, plan: options.Plan) -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise _missing("ray", "cluster")
+    plan = replace(plan, address=reach(plan.address))  # before Ray is imported
+    nodes = _load("streamgen.cluster.actors").RayNodes
+    _load("streamgen.cluster.run").serve(config, plan, nodes.open, _announce)
+
+
+def _announce(url: str) -> None:
+    print(f"ready: {url}", flush=True)
 
 
 def _add_doctor_arguments(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
@@ -292,16 +306,11 @@ def _load(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("streamgen", "pipelines"):
             raise
-        raise MissingExtraError(f"{error.name} is missing; install it with: pip install 'streamgen[serve]'") from None
+        raise _missing(str(error.name), "serve") from None
 
 
-def log_to_stderr(*, verbose: bool) -> None:
-    """Logs warnings, or with `verbose` what happens too; of libraries only what is ours to know."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True
-    )
-    for library in ("aiortc", "aioice"):  # what clients do wrong is theirs to know
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+def _missing(module: str, extra: str) -> MissingExtraError:
+    return MissingExtraError(f"{module} is missing; install it with: pip install 'streamgen[{extra}]'")
 
 
 def complain(message: str) -> None:

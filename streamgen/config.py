@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ class Config:
     """Devices that run the model together, in this order: each cpu or cuda:N. None: the one that `device` says."""
     blocks: tuple[int, ...] = ()
     """How many blocks of the transformer each of them has, for good. None: they move to where it is best."""
+    node: str = ""
+    """Name of this service in its fleet; empty where it is in none."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", "must be from 0 to 65535")
@@ -103,6 +106,11 @@ class Config:
         _require(not twice, "devices", f"has {min(twice, default='')} twice")
         fits = len(self.blocks) == len(self.devices) and min(self.blocks[1:-1], default=1) > 0
         _require(not self.blocks or fits, "blocks", "is a number for each of --devices, above 0 between first and last")
+
+    def new_id(self) -> str:
+        """An id that nobody can guess. In a fleet it begins with the node's name and a point, and so leads there."""
+        secret = secrets.token_urlsafe(16)
+        return f"{self.node}.{secret}" if self.node else secret
 
 
 def cost_folder(environ: Mapping[str, str]) -> Path | None:

@@ -108,6 +108,18 @@ class TooSlowError(UploadError):
     code = "too_slow"
 
 
+class NodeNotFoundError(StreamgenError):
+    """No node of the fleet has this name."""
+
+    code = "no_such_node"
+
+
+class FleetError(StreamgenError):
+    """The fleet cannot be started, or can no longer run."""
+
+    code = "fleet_failed"
+
+
 class EngineError(StreamgenError):
     """The engine failed at a piece of work; the work is lost, the engine goes on."""
 

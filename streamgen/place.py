@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -18,12 +17,15 @@ from streamgen.rtc.peer import Peer
 from streamgen.rtc.sound import Sound
 from streamgen.rtc.viewer import Viewer
 from streamgen.session import Session
-from streamgen.wire import Closing
+from streamgen.wire import Closing, Moving
 
 logger = logging.getLogger(__name__)
 
 RETRY_NOT_LIVE_S = 2
 RETRY_CROWDED_S = 10
+
+MOVE_S = 10.0
+"""A client that was asked to go elsewhere, and is still here after this time, is closed (s)."""
 
 
 class Terms(Protocol):
@@ -44,6 +46,10 @@ class Terms(Protocol):
         """Who may watch at once, beside the client itself."""
         ...
 
+    def new_id(self) -> str:
+        """An id that nobody can guess."""
+        ...
+
 
 class Place:
     """Holds a session from its first offer to its end, which `run` brings about: nothing is left after it.
@@ -56,7 +62,7 @@ class Place:
     ) -> None:
         """`connect` makes a connection that is to be negotiated."""
         self.session = session
-        self.stream = secrets.token_urlsafe(16)
+        self.stream = terms.new_id()
         """What it can be watched under, by whoever was told."""
         self.viewers: dict[str, Viewer] = {}
         self._outgoing = outgoing
@@ -68,6 +74,8 @@ class Place:
         self._peer: Peer | None = None
         self._replaced = asyncio.Event()
         self._answering = 0
+        self._leaving: asyncio.TimerHandle | None = None
+        """Once its client was asked to go elsewhere."""
         self._viewing: set[asyncio.Task[None]] = set()
 
     @property
@@ -126,7 +134,7 @@ class Place:
         if self.session.ended.is_set():  # meanwhile, as above
             await viewer.connection.close()
             raise SessionNotFoundError("the session has ended")
-        viewer_id = secrets.token_urlsafe(16)
+        viewer_id = self._terms.new_id()
         task = asyncio.create_task(self._serve(viewer_id, viewer), name="viewer")
         self._viewing.add(task)
         task.add_done_callback(self._viewing.discard)
@@ -136,6 +144,22 @@ class Place:
     def stop_watching(self, viewer_id: str) -> None:
         """The viewer is gone from now on; its connection is closed soon."""
         self.viewers.pop(viewer_id).connection.end("the viewer left")
+
+    @property
+    def moving(self) -> bool:
+        """Whether its client was asked to go elsewhere."""
+        return self._leaving is not None
+
+    def move(self, reason: str) -> None:
+        """Its client is asked to open its session elsewhere. One that cannot be asked is closed, to come by itself."""
+        if self.moving:
+            return
+        loop = asyncio.get_running_loop()
+        self._leaving = loop.call_later(MOVE_S, self.session.end, reason)
+        if self._outgoing.is_open:
+            self._outgoing(Moving(reason))
+        else:
+            self.session.end(reason)
 
     async def run(self) -> None:
         """Until the session has ended. Frees everything."""
@@ -149,6 +173,8 @@ class Place:
         finally:
             for viewer in self.viewers.values():
                 viewer.connection.end("the session has ended")
+            if self._leaving is not None:
+                self._leaving.cancel()
             try:
                 if self._peer is not None:
                     await self._peer.close()

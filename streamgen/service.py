@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -97,11 +96,43 @@ class Service:
         """By publishers that are being answered."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
+        self.draining = False
+        """Whether no more sessions are taken; those there are go on."""
+        self.opened = 0
+        """Sessions, since the start."""
 
     @property
     def state(self) -> str:
-        """The engine's state, or "stopping"."""
-        return "stopping" if self._stopping else self._engine.state
+        """The engine's state, "draining" or "stopping"."""
+        if self._stopping:
+            return "stopping"
+        return "draining" if self.draining and self._engine.state == "ready" else self._engine.state
+
+    @property
+    def spec(self) -> PipelineSpec:
+        """Of the pipeline, once it was ready."""
+        return self._engine.spec
+
+    @property
+    def names(self) -> list[str]:
+        """Under which sessions are published."""
+        return [stream for stream in self._streams if is_name(stream)]
+
+    @property
+    def sessions(self) -> int:
+        """How many there are."""
+        return len(self._places)
+
+    @property
+    def moving(self) -> int:
+        """Sessions whose clients were asked to go elsewhere, and are still here."""
+        return sum(place.moving for place in self._places.values())
+
+    def move(self, count: int, reason: str) -> None:
+        """Asks the clients of so many sessions to open them elsewhere; see Place.move."""
+        places = [place for place in self._places.values() if not place.moving and place.session.state != "connecting"]
+        for place in places[:count]:
+            place.move(reason)
 
     def ice_servers_for(self, connection_id: str) -> list[IceServer]:
         """STUN and TURN servers for a client, with credentials of its own where a secret is set."""
@@ -216,7 +247,8 @@ class Service:
         self, sdp: str, params: Mapping[str, object], client: str, *, name: str = "", may_wait: bool = True
     ) -> Opened:
         if self.state != "ready":
-            raise BusyError(f"the engine is {self.state}; try again soon", RETRY_STARTING_S)
+            what = "this machine" if self.draining else "the engine"
+            raise BusyError(f"{what} is {self.state}; try again soon", RETRY_STARTING_S)
         spec = self._engine.spec
         asked = SIZES.intersection(params)
         wanted = framed(Params.parse(params, spec.defaults), spec, asked, source=None)
@@ -224,7 +256,7 @@ class Service:
         offer = Offer.parse_sender(sdp)
         outgoing = Outgoing()
         session = Session(
-            secrets.token_urlsafe(16),
+            self._config.new_id(),
             wanted,
             spec,
             scheduler=self._scheduler,
@@ -247,6 +279,7 @@ class Service:
         self._streams |= dict.fromkeys(filter(None, (place.stream, name)), place)
         self._tasks[session.id] = asyncio.create_task(self._hold(place), name="session")
         self._metrics.session_opened()
+        self.opened += 1
         return Opened(session, answer)
 
     async def _hold(self, place: Place) -> None:
@@ -276,16 +309,20 @@ class Service:
 
     def _shown(self, preset: PresetInfo) -> dict[str, object]:
         loaded = preset.name == self.preset and self._engine.state in ("ready", "restarting")
-        spec = self._engine.spec if loaded else None
-        defaults = spec.defaults if spec else preset.defaults
-        return {
-            "name": preset.name,
-            "title": preset.title,
-            "description": preset.description,
-            "loaded": loaded,
-            "native_fps": spec.native_fps if spec else preset.native_fps,
-            "width": defaults.width,
-            "height": defaults.height,
-            "params": defaults.schema(),
-            "styles": [dict(style) for style in preset.styles],
-        }
+        return shown(preset, self._engine.spec if loaded else None)
+
+
+def shown(preset: PresetInfo, spec: PipelineSpec | None) -> dict[str, object]:
+    """A preset as GET /api/presets tells of it; `spec` where it is loaded."""
+    defaults = spec.defaults if spec else preset.defaults
+    return {
+        "name": preset.name,
+        "title": preset.title,
+        "description": preset.description,
+        "loaded": spec is not None,
+        "native_fps": spec.native_fps if spec else preset.native_fps,
+        "width": defaults.width,
+        "height": defaults.height,
+        "params": defaults.schema(),
+        "styles": [dict(style) for style in preset.styles],
+    }

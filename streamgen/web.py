@@ -24,6 +24,7 @@ from streamgen.errors import (
     JobNotFoundError,
     MediaFileError,
     NameTakenError,
+    NodeNotFoundError,
     NotDoneError,
     NotLiveError,
     OfferError,
@@ -48,6 +49,7 @@ STATUSES: Mapping[type[StreamgenError], int] = {
     OfferError: 400,
     SessionNotFoundError: 404,
     JobNotFoundError: 404,
+    NodeNotFoundError: 404,
     NotDoneError: 409,
     MediaFileError: 422,
     TooLargeError: 413,
@@ -224,13 +226,13 @@ def create_app(
         responses={400: {"model": ErrorReply}, 422: {"model": ErrorReply}},
     )
     app.add_middleware(Gate, token=token, allowed_origins=allowed_origins, is_link=backend.is_link)
-    _add_error_handlers(app)
+    add_error_handlers(app)
     _add_sessions(app, backend)
     add_whip(app, backend)
     if jobs is not None:
         add_jobs(app, jobs, {status: {"model": ErrorReply} for status in (404, 408, 409, 413, 503)})
     _add_health(app, backend, metrics)
-    _add_pages(app, pages)
+    add_pages(app, pages)
     return app
 
 
@@ -319,7 +321,8 @@ def _add_health(app: FastAPI, backend: Backend, metrics: Metrics) -> None:
         return Response(metrics.exposition(), headers={"Content-Type": Metrics.CONTENT_TYPE})
 
 
-def _add_pages(app: FastAPI, pages: Path) -> None:
+def add_pages(app: FastAPI, pages: Path) -> None:
+    """The live page, the viewers' page and the SDK, from the folder `pages`."""
     mimetypes.add_type("text/javascript", ".js")  # some systems say text/plain, and browsers refuse such modules
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -343,7 +346,9 @@ def _file(path: Path) -> FileResponse:
     return FileResponse(path)
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
+    """Errors of all kinds, in the one form that they have."""
+
     @app.exception_handler(StreamgenError)
     async def streamgen_error(_: Request, error: StreamgenError) -> Response:
         status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)

@@ -123,6 +123,14 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Moving:
+    """Server: this machine wants to be rid of the session. Open it anew, where it was opened first."""
+
+    reason: str
+    type: str = "moving"
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """Server: the session ends now, and why."""
 
@@ -131,7 +139,7 @@ class Closing:
 
 
 ClientMessage = Update | Verb
-ServerMessage = Applied | Rejected | Stats | StateChanged | Queue | Quality | Restarted | Closing
+ServerMessage = Applied | Rejected | Stats | StateChanged | Queue | Quality | Restarted | Moving | Closing
 
 
 def decode_client(text: str | bytes) -> ClientMessage:

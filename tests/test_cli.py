@@ -3,12 +3,13 @@ from __future__ import annotations
 import socket
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from streamgen import app, cli
+from streamgen.cluster.options import Plan
 from streamgen.config import Config
 from streamgen.errors import PresetError
 
@@ -96,6 +97,50 @@ def test_blocks_may_be_held_where_they_are(capsys: pytest.CaptureFixture[str], s
     assert [config.blocks for config in served] == [(0, 4, 2)]
 
 
+@pytest.fixture
+def fleets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Plan]]:
+    """With what fleets would have been started."""
+    begun: list[tuple[Config, Plan]] = []
+    modules = {
+        "streamgen.cluster.actors": SimpleNamespace(RayNodes=SimpleNamespace(open="ray")),
+        "streamgen.cluster.run": SimpleNamespace(serve=lambda config, plan, nodes, _: begun.append((config, plan))),
+    }
+    monkeypatch.setattr(cli, "_load", modules.__getitem__)
+    monkeypatch.setattr(cli, "log_to_stderr", lambda verbose: None)
+    monkeypatch.setattr(cli, "reach", lambda address: address)
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: name)
+    return begun
+
+
+def test_a_fleet_has_the_settings_of_a_service_and_its_own(
+    capsys: pytest.CaptureFixture[str], fleets: list[tuple[Config, Plan]]
+) -> None:
+    words = "serve --cluster 127.0.0.1:6379 --replicas 2 --preset fake --port 0 --token x --max-sessions 9 --relay"
+    assert run(capsys, *words.split(), environ={"XDG_CACHE_HOME": "/cache"}) == (0, "", "")
+    config = Config("fake", port=0, token="x", max_sessions=9, cost_folder=Path("/cache/streamgen/costs"))
+    assert fleets == [(config, Plan("127.0.0.1:6379", 2, relays=True))]
+
+
+def test_a_fleet_without_a_token_is_pointed_out_even_where_its_gateway_is_private(
+    capsys: pytest.CaptureFixture[str], fleets: list[tuple[Config, Plan]]
+) -> None:
+    status, _, err = run(capsys, "serve", "--cluster", "127.0.0.1:6379")
+    assert (status, err) == (0, "note: whoever can reach the machines of the fleet can use this service; set --token\n")
+
+
+def test_a_fleet_says_what_it_lacks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: name)
+        status, out, err = run(capsys, "serve", "--cluster", address, "--token", "x")
+        assert (status, out) == (1, "")
+        assert err.startswith(f"error: no Ray can be reached at {address} ")
+        monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+        missing = "error: ray is missing; install it with: pip install 'streamgen[cluster]'\n"
+        assert run(capsys, "serve", "--cluster", address, "--token", "x") == (1, "", missing)
+
+
 def test_the_token_may_come_from_the_environment(capsys: pytest.CaptureFixture[str], served: list[Config]) -> None:
     run(capsys, "serve", environ={"STREAMGEN_TOKEN": "hush"})
     run(capsys, "serve", environ={"STREAMGEN_TOKEN": ""})
@@ -128,6 +173,8 @@ def test_an_open_service_on_an_open_address_is_pointed_out(
         (("serve", "--devices", "0,1", "--device", "cpu"), "--devices and --device exclude each other"),
         (("serve", "--devices", "0,1", "--blocks", "3"), "--blocks is a number for each of --devices"),
         (("serve", "--devices", "0,1", "--blocks", "3,x"), "'3,x' are no numbers between commas"),
+        (("serve", "--replicas", "2"), "--replicas means something with --cluster only"),
+        (("serve", "--cluster", "here"), "--cluster takes"),
         (("models",), "COMMAND"),
         (("doctor", "--gpus", "4xfoo"), "--gpus: 'foo' is no size"),
         (("doctor", "--steps", "9"), "--steps: must be from 1 to 4"),

@@ -12,15 +12,14 @@ from typing import Any
 
 import av
 import pytest
-import uvicorn
 
 from streamgen import offline, remote
-from streamgen.app import Server, listen
 from streamgen.errors import ConfigError, MediaFileError, ServiceError, StreamgenError
 from streamgen.jobs.files import JobFiles
 from streamgen.remote import Errand
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.cost import UNKNOWN
+from streamgen.server import Server, listen
 from streamgen.web import create_app
 from tests.support.clips import make_clip
 from tests.support.jobs import Workshop
@@ -43,7 +42,8 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     made = Service(max_jobs=2, max_upload_mb=1)
     pages = tmp_path_factory.mktemp("pages")
     app = create_app(FakeBackend(), made.metrics, pages, token="secret", jobs=made.jobs)
-    server = Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1))
+    server = Server(app)
+    server.config.timeout_graceful_shutdown = 1
     with closing(listen("127.0.0.1", 0)) as listener:
         made.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         serving = asyncio.create_task(server.serve([listener]))

@@ -11,6 +11,7 @@ from aioice import ice
 from aiortc.sdp import SessionDescription
 
 from pipelines import fake
+from streamgen import place
 from streamgen.bench.link import Link, Quality
 from streamgen.colours import ToRgb
 from streamgen.errors import BusyError, OfferError, ParamsError, SessionNotFoundError
@@ -414,3 +415,65 @@ async def test_a_lower_rung_reaches_the_client_as_smaller_pictures_and_goes_agai
         stage.loop.cost = UNKNOWN
         await until(lambda: peer.frames[-1].width == 128)
         assert [(told["rung"], told["reason"]) for told in peer.heard("quality")] == [(4, "load"), (0, "room")]
+
+
+async def test_a_drained_service_takes_nobody_and_asks_those_it_has_to_go(stages: list[Stage]) -> None:
+    stage = Stage(node="n7")
+    stages.append(stage)
+    async with no_leaks(), client() as one, client() as two, client() as late:
+        ids = [await stage.open(one), await stage.open(two)]
+        assert all(re.fullmatch(r"n7\.[\w-]{22}", session) for session in ids)
+        assert stage.service.audience(ids[0]).stream.startswith("n7.")
+        await until(lambda: one.frames and two.frames)
+        stage.service.draining = True
+        assert stage.service.state == "draining"
+        with pytest.raises(BusyError, match="this machine is draining"):
+            await stage.open(late)
+        stage.service.move(1, "room is made")
+        await until(lambda: one.heard("moving"))
+        assert one.heard("moving") == [{"reason": "room is made", "type": "moving"}]
+        assert (stage.service.moving, stage.service.sessions, two.heard("moving")) == (1, 2, [])
+        stage.service.move(5, "room is made")
+        await until(lambda: two.heard("moving"))
+        assert len(one.heard("moving")) == 1
+        seen = len(two.frames)
+        await until(lambda: len(two.frames) > seen + 3)  # until they go, they are served
+        await stage.service.close(ids[0], "gone elsewhere")
+        assert (stage.service.moving, stage.service.sessions, stage.service.opened) == (1, 1, 2)
+        stage.service.draining = False
+        assert stage.service.state == "ready"
+
+
+async def test_who_is_asked_to_go_and_stays_is_closed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "MOVE_S", 0.05)
+    async with no_leaks(), client() as peer:
+        await stage.open(peer)
+        await until(lambda: peer.frames)
+        stage.service.move(1, "room is made")
+        await until(lambda: peer.heard("closing"))
+        assert [message["type"] for message in peer.messages if message["type"] in ("moving", "closing")] == [
+            "moving",
+            "closing",
+        ]
+        await until(lambda: stage.service.sessions == 0)
+
+
+async def test_a_client_that_is_away_finds_its_session_gone_when_it_comes_back(stage: Stage) -> None:
+    async with no_leaks(), client() as peer, client() as again:
+        session = await stage.open(peer)
+        await until(lambda: peer.frames)
+        stage.lose(session)
+        await until(lambda: stage.service.session(session).state == "away")
+        stage.service.move(1, "room is made")
+        await until(lambda: stage.service.sessions == 0)
+        with pytest.raises(SessionNotFoundError):
+            await stage.service.resume(session, await again.offer())
+
+
+async def test_who_is_only_just_connecting_is_not_asked_yet(stage: Stage) -> None:
+    async with no_leaks(), client() as peer:
+        opened = await stage.service.open(await peer.offer(), PARAMS)
+        stage.service.move(1, "room is made")
+        assert stage.service.moving == 0
+        await peer.accept(opened.sdp)
+        await until(lambda: peer.frames)

@@ -32,8 +32,8 @@
  * @typedef {"connecting" | "queued" | "warming" | "live" | "paused" | "reconnecting" | "closed"} SessionState
  * @typedef {{state: SessionState, attempt?: number, retryInMs?: number, reason?: string}} StateDetail
  * @typedef {{state: StateDetail, stats: Stats, applied: {seq: number, frame: number},
- *   rejected: {seq: number, error: StreamgenError}, restarted: {reason: string}, queue: Place,
- *   quality: Quality, closing: {reason: string}, error: StreamgenError, track: MediaStreamTrack}} SessionEvents
+ *   rejected: {seq: number, error: StreamgenError}, restarted: {reason: string},
+ *   moved: {reason: string}, queue: Place, quality: Quality, closing: {reason: string}, error: StreamgenError, track: MediaStreamTrack}} SessionEvents
  * @typedef {{setTimeout: (run: () => void, ms: number) => any, clearTimeout: (timer: any) => void}} Timers
  */
 
@@ -193,6 +193,8 @@ export class StreamgenClient {
     const headers = {};
     if (body !== undefined) headers["Content-Type"] = "application/json";
     if (this.token) headers["Authorization"] = `Bearer ${this.token}`;
+    // A fleet leads programs on to the machine that answers, which a page may not follow: it asks for the answer itself.
+    if (this.url.origin === globalThis.location?.origin) headers["Prefer"] = "relay";
     let response;
     try {
       response = await this.fetch(new URL(path, this.url), {
@@ -348,9 +350,10 @@ class Connection {
 }
 
 /**
- * A live stream. Keeps its parameters and comes back by itself when the connection is lost.
- * Events (CustomEvent, see SessionEvents for their `detail`): state, stats, applied, rejected, restarted, queue, quality,
- * closing, error, track. After `error` the session is closed.
+ * A live stream. Keeps its parameters and comes back by itself when the connection is lost: to the session that it was, or,
+ * where the machine that had it is gone or wants to be rid of it, to another that is opened anew; `moved` says so.
+ * Events (CustomEvent, see SessionEvents for their `detail`): state, stats, applied, rejected, restarted, moved, queue,
+ * quality, closing, error, track. After `error` the session is closed.
  */
 export class StreamgenSession extends EventTarget {
   /** @type {StreamgenClient} */ #client;
@@ -364,6 +367,9 @@ export class StreamgenSession extends EventTarget {
   #paused = false;
   /** Whether the stream is to begin anew once it is back. */
   #anew = false;
+  /** Whether another connection is being made. */
+  #returning = false;
+  /** @type {Connection | undefined} One that goes on until there is another elsewhere. */ #leaving;
   #abort = new AbortController();
   /** @type {SessionState} */ #state = "connecting";
 
@@ -474,9 +480,9 @@ export class StreamgenSession extends EventTarget {
 
   /** Ends the session. Safe to call twice, and from a pagehide handler. @returns {Promise<void>} */
   async close() {
-    const connection = this.#connection;
+    const open = [this.#connection, this.#leaving];
     this.#end();
-    await connection?.close();
+    await Promise.all(open.map((connection) => connection?.close()));
   }
 
   /** @param {string} type @param {boolean} paused */
@@ -568,6 +574,7 @@ export class StreamgenSession extends EventTarget {
         return this.#emit("quality", quality);
       }
       case "restarted": return this.#emit("restarted", { reason: message.reason });
+      case "moving": return void this.#reconnect(this.#connection, String(message.reason ?? ""), true);
       case "closing": return this.#closing(String(message.reason ?? ""));
     }
   }
@@ -596,24 +603,36 @@ export class StreamgenSession extends EventTarget {
     void connection?.close();
   }
 
-  /** @param {Connection} lost @param {string} reason */
-  async #reconnect(lost, reason) {
-    if (lost !== this.#connection || this.#state === "closed") return;
+  /**
+   * Comes back to the session that was, or to another where it is gone, or `elsewhere` as the service wants to be rid of it:
+   * then what there is goes on until another is found.
+   * @param {Connection | undefined} lost @param {string} reason
+   */
+  async #reconnect(lost, reason, elsewhere = false) {
+    if (!lost || lost !== this.#connection || this.#returning || this.#state === "closed") return;
+    this.#returning = true;
+    this.#leaving = elsewhere ? lost : undefined;
     const { signal } = this.#abort;
     /** @type {unknown} */
     let error = new ConnectError("connection_lost", reason);
-    this.#enter("reconnecting", { attempt: 1, retryInMs: BACKOFF_MS[0], reason });
+    const waits = elsewhere ? [0, ...BACKOFF_MS] : BACKOFF_MS;
+    this.#enter("reconnecting", { attempt: 1, retryInMs: waits[0], reason });
     this.stats = undefined;
-    const before = lost.leave();
-    for (const [index, backoff] of BACKOFF_MS.entries()) {
+    const before = elsewhere ? lost.id : lost.leave();
+    const giveBack = () => (elsewhere ? void lost.close() : this.#giveBack(before));
+    for (const [index, backoff] of waits.entries()) {
       const retryInMs = error instanceof BusyError ? error.retryAfterS * 1000 : backoff;
       if (index) this.#enter("reconnecting", { attempt: index + 1, retryInMs, reason });
       await new Promise((resolve) => this.#client.timers.setTimeout(() => resolve(undefined), retryInMs));
-      if (signal.aborted) return this.#giveBack(before);
+      if (signal.aborted) return giveBack();
       try {
-        return await this.#connect(signal, before);
+        await this.#connect(signal, elsewhere ? undefined : before);
+        this.#returning = false;
+        if (elsewhere) giveBack();
+        if (this.id !== before) this.#emit("moved", { reason });
+        return;
       } catch (failure) {
-        if (signal.aborted) return this.#giveBack(before);
+        if (signal.aborted) return giveBack();
         error = failure;
         if (!(failure instanceof ConnectError || (failure instanceof ServiceError && failure.status >= 500))) break;
       }
@@ -622,7 +641,7 @@ export class StreamgenSession extends EventTarget {
       : new ConnectError("connect_failed", "the connection could not be restored", { cause: error });
     this.#emit("error", fatal);
     this.#end(fatal.message);
-    this.#giveBack(before);
+    giveBack();
   }
 
   /** Nobody comes back to this session. @param {string} [id] */

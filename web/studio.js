@@ -150,6 +150,7 @@ export class Studio {
     session.on("closing", ({ reason }) => { if (this.session === session) this.fail({ code: "ended", message: reason }); });
     session.on("error", (error) => { if (this.session === session) this.fail(error); });
     session.on("restarted", () => view.showFeedback("The engine restarted; the stream goes on."));
+    session.on("moved", () => view.showFeedback("Another machine took the stream over."));
     view.result.srcObject = session.stream;
     view.result.play().catch(() => undefined); // Muted video may play; where it may not, the next frame starts it.
     this.dispatch({ type: "session", state: session.state });

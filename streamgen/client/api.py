@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,12 @@ from streamgen.client.events import Stats
 from streamgen.errors import ConnectError, ServiceError
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+NODE_CONNECT_S = 3.0
+"""A machine to which the service leads takes a connection within this time, or is not there."""
+
+NODE_GONE, NODE_TRIES, RETRY_NODE_S = "node_gone", 3, 1.0
+"""For a session the service is asked so often, at this distance (s): it knows soon who is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,12 @@ class Answer:
 
 
 class Api:
-    """Requests to the service at `url` (http or https, maybe with a path prefix). Raises ConnectError for a bad URL."""
+    """Requests to the service at `url` (http or https, maybe with a path prefix). Raises ConnectError for a bad URL.
+
+    A fleet of services answers 307 with the address of the machine that is to answer. A request goes on to it, once,
+    with all that it has, the token too: only to where the answer to this very request leads, and never from https to
+    http.
+    """
 
     def __init__(
         self, url: str, token: str | None, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
@@ -52,6 +64,13 @@ class Api:
     async def create(self, sdp: str, params: Mapping[str, object]) -> Answer:
         """Offers `sdp`. Raises ConnectError, ServiceError."""
         offer = {"sdp": sdp, "type": "offer", "params": dict(params)}
+        for _ in range(NODE_TRIES - 1):
+            try:
+                return self._answer(await self._request("POST", "/api/sessions", offer))
+            except ServiceError as error:
+                if error.reason != NODE_GONE:
+                    raise
+            await asyncio.sleep(RETRY_NODE_S)
         return self._answer(await self._request("POST", "/api/sessions", offer))
 
     async def resume(self, session: str, sdp: str) -> Answer:
@@ -83,9 +102,28 @@ class Api:
 
     async def _request(self, method: str, path: str, body: object = None) -> Any:
         """JSON of the answer, None where it has no content."""
+        return self._json(await self._send(method, path, body))
+
+    async def _send(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """The answer, of whatever machine it is."""
         with self._reported():
             response = await self._http.request(method, path, json=body)
-        return self._json(response)
+        node = self._node(response)
+        if node is None:
+            return response
+        timeout = httpx.Timeout(self._timeout_s, connect=min(self._timeout_s, NODE_CONNECT_S))
+        with self._reported(node):
+            return await self._http.request(method, node, json=body, timeout=timeout)
+
+    def _node(self, response: httpx.Response) -> httpx.URL | None:
+        """Where a request is to be made, if not here. Raises ConnectError where that would show what https hides."""
+        location = response.headers.get("Location", "")
+        if response.status_code != httpx.codes.TEMPORARY_REDIRECT or not location.startswith(("http://", "https://")):
+            return None
+        node = _checked(location)
+        if (self._url.scheme, node.scheme) == ("https", "http"):
+            raise ConnectError(f"{self._url} leads to {node.host} by http, which would show what https hides")
+        return node
 
     def _json(self, response: httpx.Response) -> Any:
         if not response.is_success:
@@ -98,16 +136,25 @@ class Api:
             raise self._no_streamgen(error) from None
 
     @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        """What goes wrong with a request in here is a ConnectError."""
+    def _reported(self, node: httpx.URL | None = None) -> Iterator[None]:
+        """What goes wrong with a request in here is a ConnectError. With one to a `node` it is a ServiceError, as where
+        there is no room: whoever asks again is led to another."""
         try:
             yield
-        except httpx.TimeoutException:
-            raise ConnectError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
-        except httpx.ConnectError as error:
-            raise ConnectError(f"cannot reach {self._url}: {_why(error)}; is the service running there?") from None
+        except httpx.TransportError as error:
+            if node is None:
+                raise self._unreached(error) from None
+            why = f"the machine that the service leads to, {node.host}, cannot be reached: {_why(error)}"
+            raise ServiceError(why, httpx.codes.SERVICE_UNAVAILABLE, RETRY_NODE_S, NODE_GONE) from None
         except httpx.HTTPError as error:
-            raise ConnectError(f"the request to {self._url} failed: {_why(error)}") from None
+            raise self._unreached(error) from None
+
+    def _unreached(self, error: httpx.HTTPError) -> ConnectError:
+        if isinstance(error, httpx.TimeoutException):
+            return ConnectError(f"{self._url} did not answer within {self._timeout_s:g} s")
+        if isinstance(error, httpx.ConnectError):
+            return ConnectError(f"cannot reach {self._url}: {_why(error)}; is the service running there?")
+        return ConnectError(f"the request to {self._url} failed: {_why(error)}")
 
     def _no_streamgen(self, error: Exception) -> ConnectError:
         return ConnectError(f"{self._url} does not answer like a streamgen service ({type(error).__name__}: {error})")

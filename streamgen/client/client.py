@@ -11,7 +11,8 @@ import httpx
 
 from streamgen.client.api import Api
 from streamgen.client.events import Event
-from streamgen.client.session import Options, Session
+from streamgen.client.options import Options
+from streamgen.client.session import Session
 from streamgen.client.sources import SourceLike, open_source
 
 DEFAULT_FPS = 16.0

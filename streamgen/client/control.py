@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from aiortc import RTCDataChannel
 
@@ -21,10 +21,18 @@ MAX_MESSAGE_BYTES = 16 * 1024  # the service takes no larger ones
 Verb = Literal["pause", "resume", "reset"]
 
 
+class Pending(NamedTuple):
+    """An update that is not answered yet."""
+
+    params: Mapping[str, object]
+    answer: asyncio.Future[int]
+
+
 class Control:
     """Sends requests over `channel` and hands what the service says to `on_event` and `on_stats`.
 
-    Every update is in `_pending` from when it is sent until it is applied, rejected, timed out or failed.
+    Every update is in `_pending` from when it is asked for until it is applied, rejected, timed out or failed. Those
+    that come while the channel is held are sent over the next one.
     """
 
     def __init__(
@@ -33,22 +41,40 @@ class Control:
         self._on_event = on_event
         self._on_stats = on_stats
         self._seq = 0
-        self._pending: dict[int, asyncio.Future[int]] = {}
-        self.use(channel)
-
-    def use(self, channel: RTCDataChannel) -> None:
-        """From now on over `channel`; answers that are still to come may come over it too."""
+        self._pending: dict[int, Pending] = {}
+        self._held = False
         self._channel = channel
         channel.on("message", self._receive)
+
+    def hold(self) -> None:
+        """There is to be another channel soon: updates wait for it."""
+        self._held = True
+
+    def use(self, channel: RTCDataChannel) -> None:
+        """From now on over `channel`, and no other; updates wait until `go_on`."""
+        self._held = True
+        self._channel.remove_all_listeners("message")
+        self._channel = channel
+        channel.on("message", self._receive)
+
+    def go_on(self) -> None:
+        """The channel is open. Sends what is not answered yet: what went over another one may be lost.
+
+        Raises ConnectError.
+        """
+        self._held = False
+        for seq, update in self._pending.items():
+            self._send_update(seq, update.params)
 
     async def update(self, params: Mapping[str, object], timeout_s: float) -> int:
         """Id of the frame from which `params` hold. Raises ServiceError (refused), ConnectError (no answer)."""
         self._seq += 1
         seq = self._seq
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._pending[seq] = answer
+        self._pending[seq] = Pending(dict(params), answer)
         try:
-            self._send({"type": "update", "seq": seq, "params": dict(params)})
+            if not self._held:
+                self._send_update(seq, params)
             async with asyncio.timeout(timeout_s):
                 return await answer
         except TimeoutError:
@@ -62,9 +88,12 @@ class Control:
 
     def fail(self, error: StreamgenError) -> None:
         """No answers come any more: every update that waits for one raises `error`."""
-        for answer in self._pending.values():
-            if not answer.done():
-                answer.set_exception(error)
+        for update in self._pending.values():
+            if not update.answer.done():
+                update.answer.set_exception(error)
+
+    def _send_update(self, seq: int, params: Mapping[str, object]) -> None:
+        self._send({"type": "update", "seq": seq, "params": dict(params)})
 
     def _send(self, message: Mapping[str, object]) -> None:
         text = json.dumps(message)
@@ -99,5 +128,5 @@ class Control:
                     self._on_event(event)
 
     def _waiting(self, seq: int) -> asyncio.Future[int] | None:
-        answer = self._pending.get(seq)
-        return answer if answer and not answer.done() else None
+        update = self._pending.get(seq)
+        return update.answer if update and not update.answer.done() else None

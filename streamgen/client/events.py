@@ -51,13 +51,28 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Moving:
+    """The machine that has the session wants to be rid of it; the client opens it anew, elsewhere, by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The session was opened anew, with its parameters, as the machine that had it is gone, or wanted to be rid of it.
+    It has another id, and its stream begins anew. Said by the client itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """The service ends the session now, and why."""
 
     reason: str
 
 
-Event = StateChanged | Queue | Quality | Restarted | Closing
+Event = StateChanged | Queue | Quality | Restarted | Moving | Moved | Closing
 
 
 ADDED_LATER = ("network", "stages_ms")
@@ -104,6 +119,8 @@ def parse_event(message: Mapping[str, Any]) -> Event | None:
             return _quality(message)
         case "restarted":
             return Restarted(str(message["reason"]))
+        case "moving":
+            return Moving(str(message["reason"]))
         case "closing":
             return Closing(str(message["reason"]))
         case _:

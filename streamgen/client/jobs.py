@@ -47,9 +47,14 @@ class Room:
 class JobApi(Api):
     """As Api. Everything raises ConnectError and ServiceError."""
 
+    _jobs = "/api/jobs"
+    """Where they are: at the machine that told of its room, where that is one of several."""
+
     async def room(self) -> Room:
-        """To be asked before a large file is sent in vain."""
-        body = await self._request("GET", "/api/jobs")
+        """To be asked before a large file is sent in vain, or to a machine that only leads to others."""
+        response = await self._send("GET", "/api/jobs")
+        body = self._json(response)
+        self._jobs = str(response.url)
         try:
             return Room(int(body["max_upload_bytes"]), int(body["free"]))
         except (KeyError, ValueError, TypeError) as error:
@@ -65,7 +70,7 @@ class JobApi(Api):
         size = (await asyncio.to_thread(path.stat)).st_size
         with self._reported():
             response = await self._http.post(
-                "/api/jobs",
+                self._jobs,
                 params={**{name: str(value) for name, value in params.items()}, "format": kind},
                 headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
                 content=_content(path, sent),
@@ -74,12 +79,12 @@ class JobApi(Api):
 
     async def job(self, job_id: str) -> JobState:
         """How far it is."""
-        return self._state(await self._request("GET", f"/api/jobs/{job_id}"))
+        return self._state(await self._request("GET", f"{self._jobs}/{job_id}"))
 
     async def fetch(self, job_id: str, path: Path) -> None:
         """Writes the result to `path`. Raises OSError where that cannot be."""
         with await asyncio.to_thread(path.open, "wb") as file, self._reported():
-            async with self._http.stream("GET", f"/api/jobs/{job_id}/result") as response:
+            async with self._http.stream("GET", f"{self._jobs}/{job_id}/result") as response:
                 if not response.is_success:
                     await response.aread()
                     raise refusal(response)
@@ -88,7 +93,7 @@ class JobApi(Api):
 
     async def forget(self, job_id: str) -> None:
         """Cancels the job where it is not over; its result is deleted there."""
-        await self._request("DELETE", f"/api/jobs/{job_id}")
+        await self._request("DELETE", f"{self._jobs}/{job_id}")
 
     def _state(self, body: Any) -> JobState:
         try:

@@ -25,6 +25,10 @@ CODECS = ("h264", "vp8")
 FPS = 30.0
 """Frames a second that a source is taken to have at most."""
 
+SILENCE_S = 5.0
+"""A service of which nothing at all came for this long is taken for lost (s). It sends statistics every second; where
+it is there after all, the session goes on where it was."""
+
 SDP_ERRORS = (
     # what aiortc's parser raises, which asserts and indexes where a line is broken
     *(ValueError, KeyError, IndexError, AssertionError),
@@ -44,7 +48,7 @@ class Peer:
         if codec and codec not in CODECS:
             raise ConnectError(f"codec must be one of {', '.join(CODECS)}, not {codec!r}")
         servers = [RTCIceServer(urls=url) for url in ice_servers]
-        self._pc = PeerConnection(servers, IceSettings(loopback=loopback))
+        self._pc = PeerConnection(servers, IceSettings(loopback=loopback, silence_s=SILENCE_S))
         self.channel = self._pc.createDataChannel(CHANNEL)
         self._transceiver = self._pc.addTransceiver(track, direction="sendrecv")
         if codec:

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from aiortc import MediaStreamTrack, RTCPeerConnection
-from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamError
-from av.video.frame import VideoFrame
+from aiortc import RTCPeerConnection
 
 from streamgen.client.api import Answer, Api
 from streamgen.client.control import Control
-from streamgen.client.events import Closing, Event, Quality, Queue, StateChanged, Stats
+from streamgen.client.events import Closing, Event, Moved, Moving, Quality, Queue, StateChanged, Stats
 from streamgen.client.mailbox import Mailbox
+from streamgen.client.options import Options
 from streamgen.client.patience import Patience
 from streamgen.client.peer import Peer
-from streamgen.client.sources import Pixels, Source, SourceTrack
-from streamgen.colours import ToRgb
+from streamgen.client.results import Frame, Results
+from streamgen.client.sources import Source, SourceTrack
 from streamgen.errors import ConnectError, ServiceError, StreamgenError
 
 logger = logging.getLogger(__name__)
@@ -34,51 +29,11 @@ EVENTS_KEPT = 64
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 2.0
 """Between attempts to connect again."""
 
+FINAL = frozenset({400, 401, 403, 413, 415, 422})
+"""Answers to an offer that asking again does not change."""
+
 NOT_ADMITTED = frozenset({"connecting", "queued", "reconnecting"})
 """States in which the session may still have a place in the queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One result."""
-
-    pixels: Pixels
-    """(H, W, 3) RGB, uint8, as it came: under load the service may make its pictures smaller, and larger again."""
-    pts: int
-    """Media timestamp in units of `time_base`, from 0 at the first frame received."""
-    time_base: Fraction
-    """Seconds."""
-    received: float
-    """When it had been decoded, on `time.monotonic` (s)."""
-
-    @property
-    def media_time(self) -> float:
-        """Media timestamp in seconds."""
-        return float(self.pts * self.time_base)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a client treats its session; nothing of this is the service's business."""
-
-    buffer: int = 1
-    """Results kept for a reader that is slow; the newest win."""
-    tail_s: float = 2.0
-    """`frames` ends when the source has ended and no result came for this long."""
-    connect_timeout_s: float = 15.0
-    """Until the media connection is up, in each attempt. A session that waits for room has one: it may wait for long.
-    """
-    patience_s: float = 0.0
-    """How long to ask again where the service refuses for want of room."""
-    chance: Callable[[], float] = random.random
-    """Numbers in 0..1 that spread out when to ask again."""
-    update_timeout_s: float = 15.0
-    reconnect_s: float = 20.0
-    """How long a lost connection is tried to be made anew before the session counts as lost; 0 for not at all."""
-    ice_servers: Sequence[str] = ()
-    codec: str = ""
-    """The only one to be offered; all where empty."""
-    on_event: Callable[[Event], None] | None = None
 
 
 class Session:
@@ -90,17 +45,25 @@ class Session:
                         |  no room yet: queue_position tells how many come first
                         |  source ends: frames() ends after the tail
                         |  service ends it, or the network for too long: frames() raises
+
+    A session that is lost with the machine that had it, or is asked to leave it, is opened anew with its parameters, at
+    the address at which it was opened first: then it has another id, and the event Moved says so.
     """
 
     def __init__(
-        self, api: Api, peer: Peer, source: Source, track: SourceTrack, answer: Answer, options: Options
+        self,
+        api: Api,
+        peer: Peer,
+        source: Source,
+        track: SourceTrack,
+        params: Mapping[str, object],
+        answer: Answer,
+        options: Options,
     ) -> None:
         self.id = answer.id
+        """On the service."""
         self.params: dict[str, object] = dict(answer.params)
         """As the service confirmed them. Of width and height only those that were asked for are sure to stay."""
-        self.frame_size = answer.frame_size
-        """(width, height) of the newest result in pixels. It follows the shape of the source where width or height was
-        not asked for, so that it may change with the first frame and when a camera is turned."""
         self.state = answer.state
         track.hold(answer.state == "queued")  # its frames would be dropped
         self.stats: Stats | None = None
@@ -108,19 +71,20 @@ class Session:
         """What the service said last about how the session runs; None while it has said nothing."""
         self.queue_position: int | None = None
         """Place in the queue, 1 is the next; None once the session was admitted, or before the service tells."""
-        self.received = 0
+        self._asked = dict(params)
+        """At first or by updates: what another session is asked for, and no more."""
+        self._paused = False
+        self._elsewhere = False
+        """Whether it is to leave the service that has it, as that wants."""
         self._api = api
         self._peer = peer
         self._source = source
         self._track = track
         self._options = options
         self._control = Control(peer.channel, self._take_event, self._take_stats)
-        self._results: Mailbox[tuple[VideoFrame, float]] = Mailbox(options.buffer)
+        self._results = Results(answer.frame_size, options.buffer, options.tail_s)
         self._events: Mailbox[Event] = Mailbox(EVENTS_KEPT)
-        self._to_rgb = ToRgb()
         self._error: StreamgenError | Exception | None = None
-        self._tail: asyncio.TimerHandle | None = None
-        self._drain: asyncio.Task[None] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -152,7 +116,7 @@ class Session:
         answer: Answer | None = None
         try:
             answer = await api.create(await peer.offer(), params)
-            session = cls(api, peer, source, track, answer, options)
+            session = cls(api, peer, source, track, params, answer, options)
             await session._start(answer.sdp)
         except BaseException:
             await _to_the_end(_release(api, peer, answer.id if answer else None))
@@ -167,13 +131,11 @@ class Session:
 
     async def _connect(self, peer: Peer, sdp: str) -> None:
         """Takes the answer, and waits until the connection is up. Raises ConnectError; then only `peer` is left."""
-        results = await peer.accept(sdp)
-        self._drain = asyncio.create_task(self._take_results(results), name=f"streamgen results {self.id}")
+        self._results.take(await peer.accept(sdp))
         try:
             await peer.connected(self._options.connect_timeout_s)
         except BaseException:
-            self._drain.cancel()
-            await asyncio.wait([self._drain])
+            await self._results.leave()
             raise
         peer.watch(self._lost)
 
@@ -186,6 +148,17 @@ class Session:
     def rtc(self) -> RTCPeerConnection:
         """The connection in use, for its statistics; another after a reconnect."""
         return self._peer.rtc
+
+    @property
+    def received(self) -> int:
+        """Results that came."""
+        return self._results.received
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(width, height) of the newest result in pixels. It follows the shape of the source where width or height was
+        not asked for, so that it may change with the first frame and when a camera is turned."""
+        return self._results.frame_size
 
     @property
     def skipped(self) -> int:
@@ -203,9 +176,8 @@ class Session:
         Raises ServiceError where the service ended the session (with its reason), ConnectError where the connection
         was lost, and whatever the source raised.
         """
-        while (item := await self._results.take()) is not None:
-            picture, received = item
-            yield Frame(self._to_rgb(picture), picture.pts or 0, picture.time_base or VIDEO_TIME_BASE, received)
+        async for frame in self._results.frames():
+            yield frame
         if self._error is not None:
             raise self._error
 
@@ -220,16 +192,19 @@ class Session:
         Raises ServiceError with the service's message where it refuses them, ConnectError where no answer comes.
         """
         frame = await self._control.update(params, self._options.update_timeout_s)
+        self._asked |= params
         self.params |= params
         return frame
 
     async def pause(self) -> None:
         """The service takes no frames until `resume`. Raises ConnectError on a closed session."""
         self._control.send("pause")
+        self._paused = True
 
     async def resume(self) -> None:
         """Goes on after `pause`. Raises ConnectError on a closed session."""
         self._control.send("resume")
+        self._paused = False
 
     async def reset(self) -> None:
         """Forgets the stream's past; parameters stay. Raises ConnectError on a closed session."""
@@ -254,20 +229,9 @@ class Session:
     ) -> None:
         await self.close()
 
-    async def _take_results(self, track: MediaStreamTrack) -> None:
-        while True:
-            try:
-                picture = await track.recv()
-            except MediaStreamError:
-                return
-            if isinstance(picture, VideoFrame):
-                self.received += 1
-                self.frame_size = picture.width, picture.height
-                self._results.put((picture, time.monotonic()))
-                if self._tail is not None:
-                    self._source_ended()
-
     def _take_event(self, event: Event) -> None:
+        if self._elsewhere and isinstance(event, Closing):
+            return  # it is being left anyway
         match event:
             case StateChanged(state):
                 self._enter(state)
@@ -275,6 +239,8 @@ class Session:
                 self.queue_position = position
             case Quality():
                 self.quality = event
+            case Moving(reason):
+                self._move(reason)
             case Closing(reason):
                 self._end(ServiceError(f"the service closed the session: {reason}", reason="closing"))
         self._events.put(event)
@@ -298,9 +264,7 @@ class Session:
         if self._track.error is not None:
             self._end(self._track.error)
             return
-        if self._tail is not None:
-            self._tail.cancel()
-        self._tail = asyncio.get_running_loop().call_later(self._options.tail_s, self._results.close)
+        self._results.end_soon()
 
     def _lost(self, error: ConnectError) -> None:
         """The connection is gone without a word: another is made, for as long as the options say."""
@@ -309,40 +273,88 @@ class Session:
         if self._options.reconnect_s <= 0:
             self._end(error)
             return
+        self._begin_reconnect(error.message, error)
+
+    def _move(self, reason: str) -> None:
+        """The service wants to be rid of the session: another takes its place, for which this one stays until then."""
+        if self._closing is None and self._reconnecting is None and self._options.reconnect_s > 0:
+            self._elsewhere = True
+            words = f"the service could not keep the session ({reason}), and none took it"
+            self._begin_reconnect(reason, ServiceError(words, reason="moving"))
+
+    def _begin_reconnect(self, why: str, otherwise: StreamgenError) -> None:
         self.state = "reconnecting"
         self._events.put(StateChanged(self.state))
-        self._reconnecting = asyncio.create_task(self._reconnect(error), name=f"streamgen reconnect {self.id}")
+        self._control.hold()
+        self._reconnecting = asyncio.create_task(self._reconnect(why, otherwise), name=f"streamgen reconnect {self.id}")
 
-    async def _reconnect(self, lost: ConnectError) -> None:
+    async def _reconnect(self, why: str, otherwise: StreamgenError) -> None:
+        """Until there is a connection again; `otherwise` is the error where none comes about in time."""
         loop = asyncio.get_running_loop()
         deadline, wait = loop.time() + self._options.reconnect_s, FIRST_WAIT_S
-        while not await self._connected_again():
+        while not await self._connected_again(why):
             if loop.time() + wait > deadline:
-                self._end(lost)
+                self._end(otherwise)
                 return
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT_S)
         self._reconnecting = None
 
-    async def _connected_again(self) -> bool:
+    async def _connected_again(self, why: str) -> bool:
         """One attempt; False where another is worth it."""
-        await self._peer.close()
-        if self._drain is not None:
-            await asyncio.wait([self._drain])
-        peer = self._peer = _peer(self._api, self._track, self._options)
+        if not self._elsewhere:
+            await self._disconnect()
+        peer = _peer(self._api, self._track, self._options)
         try:
-            answer = await self._api.resume(self.id, await peer.offer())
-            self._control.use(peer.channel)
-            self._enter(answer.state)
+            answer = await self._ask_again(await peer.offer())
+        except (ConnectError, ServiceError) as error:
+            await peer.close()
+            return self._gives_up(error)
+        except BaseException:
+            await _to_the_end(peer.close())
+            raise
+        before, self._peer = self._peer, peer
+        try:
+            await self._disconnect(before)
+            self._take_up(answer, why)
             await self._connect(peer, answer.sdp)
-        except ServiceError as refused:
-            if refused.status == httpx.codes.NOT_FOUND:
-                self._end(ConnectError("the connection was lost, and the service has closed the session meanwhile"))
-                return True
-            return False
+            self._control.go_on()
+            if self._paused:
+                self._control.send("pause")
         except ConnectError:
             return False
         return True
+
+    async def _ask_again(self, sdp: str) -> Answer:
+        """For the session that was, or another in its place. Raises ConnectError, ServiceError."""
+        if not self._elsewhere:
+            try:
+                return await self._api.resume(self.id, sdp)
+            except ServiceError as refused:
+                if refused.status != httpx.codes.NOT_FOUND:
+                    raise
+        return await self._api.create(sdp, self._asked)
+
+    def _gives_up(self, error: ConnectError | ServiceError) -> bool:
+        """Whether no further attempt can help: the service refuses, and not for want of room."""
+        final = isinstance(error, ServiceError) and (error.status or 0) in FINAL
+        if final:
+            self._end(error)
+        return final
+
+    def _take_up(self, answer: Answer, why: str) -> None:
+        """The session that goes on from now: the one of before, or another."""
+        moved, self.id, self._elsewhere = answer.id != self.id, answer.id, False
+        self._control.use(self._peer.channel)
+        if moved:
+            self.params, self.stats, self.quality = dict(answer.params), None, None
+            self._take_event(Moved(why))
+        self._enter(answer.state)
+
+    async def _disconnect(self, peer: Peer | None = None) -> None:
+        """Ends a connection, and takes its last results."""
+        await _to_the_end((peer or self._peer).close())
+        await self._results.all_taken()
 
     def _end(self, error: Exception | None) -> None:
         """Starts the end, once; the first reason stays."""
@@ -351,8 +363,7 @@ class Session:
         self._error = error
         gone = isinstance(error, ConnectError | ServiceError)
         self._control.fail(error if isinstance(error, StreamgenError) else ConnectError("the session was closed"))
-        if self._tail is not None:
-            self._tail.cancel()
+        self._results.forget_the_end()
         self._enter("closed")
         self._closing = asyncio.create_task(self._close(known_to_service=not gone), name=f"streamgen close {self.id}")
 
@@ -362,9 +373,7 @@ class Session:
             await asyncio.wait([self._reconnecting])
         await _release(self._api, self._peer, self.id if known_to_service else None)
         await _give_back(self._track, self._source)
-        if self._drain is not None:
-            self._drain.cancel()
-            await asyncio.wait([self._drain])
+        await self._results.leave()
         self._results.close()
         self._events.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,8 +111,12 @@ class Jobs:
     @property
     def free(self) -> int:
         """Jobs that would be taken now."""
-        under_way = len(self._arriving) + sum(not held.job.over for held in self._held.values())
-        return max(0, self._config.max_jobs - under_way)
+        return max(0, self._config.max_jobs - self.under_way)
+
+    @property
+    def under_way(self) -> int:
+        """Jobs that come, wait or run."""
+        return len(self._arriving) + sum(not held.job.over for held in self._held.values())
 
     def _expect(self, asked: Mapping[str, object], kind: str) -> None:
         """Whether a job with these parameters could come now. Raises ParamsError, BusyError."""
@@ -172,7 +175,7 @@ class Jobs:
         if self._stopping:
             raise _stopping()
         job = Job(
-            secrets.token_urlsafe(16),
+            self._config.new_id(),
             opened.copy.params,
             self._engine.spec,
             scheduler=self._scheduler,

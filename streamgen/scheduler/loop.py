@@ -150,6 +150,14 @@ class Loop:
         """Raises BusyError where the stream cannot have `demand` instead of what it has."""
         self.roster.check(stream, demand, self.cost, self.capacity)
 
+    def room(self, demand: Demand) -> int:
+        """How many more sessions that ask for `demand` there is room for now."""
+        return self.roster.room(demand, self.cost, self.capacity)
+
+    def promised(self) -> float:
+        """Share of the device's time that promises take."""
+        return self.roster.promised(self.cost, self.capacity)
+
     def changed(self) -> None:
         """A stream asks for something else now, or no more."""
         self._governed = NEVER
@@ -363,7 +371,7 @@ class Loop:
         self._metrics.governed(
             governor.levels.values(),
             queued=self.roster.waiting,
-            promised=self.roster.promised(self.cost, self.capacity),
+            promised=self.promised(),
             pressure=governor.pressure,
             error=self.cost.error,
         )

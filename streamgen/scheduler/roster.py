@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamgen.errors import BusyError, ParamsError
 from streamgen.scheduler import demand as demand_
@@ -19,6 +19,9 @@ from streamgen.scheduler.waiting import Waiter, WaitingRoom
 RETRY_S = (1, 5, 120)
 """A client that finds the queue full is asked to come again after the estimate, within first and last; without an
 estimate after the middle one."""
+
+MOST_ROOM = 64
+"""More room than for so many sessions is not told of."""
 
 TELL_S = 5.0
 """Those who wait are told anew at least this often."""
@@ -103,6 +106,25 @@ class Roster:
         now, then = (demand_.least(asked, cost, capacity) for asked in (stream.demand(), demand))
         if any(after > before for before, after in zip(now, then, strict=True)):
             raise BusyError("that is more than the present load leaves room for", self._retry_after())
+
+    def room(self, demand: Demand, cost: CostModel, capacity: Capacity) -> int:
+        """How many more live sessions that ask for `demand` would be admitted now; counted up to MOST_ROOM.
+
+        Found by halving: where there is room for some, there is for fewer.
+        """
+        if any(not stream.demand().batch for stream in self._waiting.values()):
+            return 0
+        others = [stream.demand() for stream in self if not stream.demand().batch]
+        newcomers = [replace(demand, session=f"newcomer {number}") for number in range(MOST_ROOM)]
+        low, high = 0, MOST_ROOM
+        while low < high:
+            middle = (low + high + 1) // 2
+            asked, before = newcomers[middle - 1], newcomers[: middle - 1]
+            if self.governor.admits(asked, [*others, *before], cost, capacity):
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def promised(self, cost: CostModel, capacity: Capacity) -> float:
         """Share of the device's time that the members' promises take."""

@@ -14,6 +14,8 @@ from streamgen.client import (
     Client,
     Closing,
     ConnectError,
+    Moved,
+    Moving,
     Quality,
     Queue,
     Restarted,
@@ -208,14 +210,100 @@ async def test_a_lost_connection_is_made_anew_and_the_source_goes_on(service: Ec
     assert service.deleted == [session.id]
 
 
-async def test_a_session_that_was_closed_meanwhile_is_lost(service: EchoService):
+async def test_a_session_that_is_gone_meanwhile_is_opened_anew_as_it_was(service: EchoService):
     service.behaviour.forgetful = True
+    heard = []
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), fps=25, prompt="cat", steps=3, on_event=heard.append)
+        await first_frame(session)
+        await session.update(prompt="oil", noise=0.5)
+        with pytest.raises(ServiceError):
+            await session.update(prompt=REFUSED_PROMPT)
+        await session.pause()
+        before = session.id
+        await asyncio.to_thread(service.end, before, None)
+        await until(lambda: session.id != before and session.state == "paused")
+        assert service.resumed == [before]
+        again = service.sessions[session.id]
+        assert again.params == session.params == {"prompt": "oil", "steps": 3, "noise": 0.5, "fps": 25}
+        assert [event for event in heard if isinstance(event, Moved)] == [Moved("the service closed the connection")]
+        seen = session.received
+        await session.resume()
+        await until(lambda: session.received > seen + 3)
+    assert service.deleted == [session.id]
+
+
+async def test_a_session_that_is_asked_to_leave_stays_until_another_takes_it(service: EchoService):
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), fps=25, prompt="cat")
+        await first_frame(session)
+        service.behaviour.refuse_offers = 2
+        before, seen, offers = session.id, session.received, len(service.offers)
+        service.say(before, {"type": "moving", "reason": "repair"})
+        await until(lambda: session.state == "reconnecting" and service.refused == 1)
+        await until(lambda: session.received > seen + 3 or session.id != before)
+        assert session.id == before  # what has it goes on meanwhile
+        service.say(before, {"type": "closing", "reason": "it took too long"})
+        updating = asyncio.create_task(session.update(prompt="oil"))
+        await until(lambda: session.id != before)
+        assert await updating == FRAME_ID_OF_UPDATES  # held until there was somebody to take it
+        seen = session.received
+        await until(lambda: session.state != "reconnecting" and session.received > seen + 3)
+        assert service.sessions[session.id].params == {"prompt": "oil", "fps": 25}
+        assert service.sessions[before].params == {"prompt": "cat", "fps": 25}
+        await until(lambda: service.sessions[before].pc.connectionState == "closed")
+        assert (service.resumed, len(service.offers)) == ([], offers + 1)
+        await session.close()
+        events = [event async for event in session.events()]
+        assert [event for event in events if isinstance(event, Moving | Moved)] == [
+            Moving("repair"),
+            Moved("repair"),
+        ]
+
+
+async def test_a_session_that_nobody_takes_in_time_ends_with_the_reason(service: EchoService):
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), reconnect_s=0.5)
+        await first_frame(session)
+        service.behaviour.busy = True
+        service.say(session.id, {"type": "moving", "reason": "repair"})
+        with pytest.raises(ServiceError, match="repair"):
+            await read_to_the_end(session)
+
+
+async def test_a_refusal_for_good_ends_the_coming_back_at_once(service: EchoService):
+    service.behaviour.forgetful = True
+    async with Client(service.url, token="right") as client:
+        session = await client.open(pictures(), reconnect_s=3600.0)
+        await first_frame(session)
+        service.behaviour.token = "another"
+        await asyncio.to_thread(service.end, session.id, None)
+        with pytest.raises(ServiceError, match="a token is asked for"):
+            await read_to_the_end(session)
+
+
+async def test_who_does_not_want_to_come_back_is_left_where_it_is(service: EchoService):
+    async with Client(service.url) as client:
+        session = await client.open(pictures(), fps=25, reconnect_s=0)
+        await first_frame(session)
+        service.say(session.id, {"type": "moving", "reason": "repair"})
+        assert isinstance(await anext(aiter(session.events())), StateChanged)
+        await asyncio.to_thread(service.end, session.id, "repaired")
+        with pytest.raises(ServiceError, match="closed the session: repaired"):
+            await read_to_the_end(session)
+    assert len(service.offers) == 1
+
+
+async def test_leaving_while_another_place_is_looked_for(service: EchoService):
     async with Client(service.url) as client:
         session = await client.open(pictures())
         await first_frame(session)
-        await asyncio.to_thread(service.end, session.id, None)
-        with pytest.raises(ConnectError, match="closed the session meanwhile"):
-            await read_to_the_end(session)
+        service.behaviour.busy = True
+        service.say(session.id, {"type": "moving", "reason": "repair"})
+        await until(lambda: service.refused)
+        await session.close()
+        await read_to_the_end(session)
+    assert service.deleted == [session.id]
 
 
 async def test_coming_back_is_given_up_in_time(service: EchoService):

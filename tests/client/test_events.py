@@ -3,7 +3,7 @@ import json
 import pytest
 
 from streamgen import wire
-from streamgen.client.events import Closing, Quality, Queue, Restarted, StateChanged, Stats, parse_event
+from streamgen.client.events import Closing, Moving, Quality, Queue, Restarted, StateChanged, Stats, parse_event
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from streamgen.client.events import Closing, Quality, Queue, Restarted, StateCha
         ({"type": "queue", "position": 3, "estimate_s": 41.5}, Queue(3, 41.5)),
         ({"type": "queue", "position": 3, "estimate_s": None}, Queue(3, None)),
         ({"type": "restarted", "reason": "worker died"}, Restarted("worker died")),
+        ({"type": "moving", "reason": "drained"}, Moving("drained")),
         ({"type": "closing", "reason": "idle"}, Closing("idle")),
         ({"type": "from a later version"}, None),
     ],
@@ -51,6 +52,7 @@ def test_the_client_understands_what_the_service_sends():
         (wire.Queue(1, 12.0), Queue(1, 12.0)),
         (wire.Quality(3, 6, 1, 8.0, 256, 144, "light", "load"), Quality(3, 6, 1, 8.0, 256, 144, "light", "load")),
         (wire.Restarted("why"), Restarted("why")),
+        (wire.Moving("why"), Moving("why")),
         (wire.Closing("why"), Closing("why")),
     ]:
         assert parse_event(json.loads(wire.encode(message))) == event

@@ -8,7 +8,7 @@ from streamgen.errors import BusyError, ParamsError
 from streamgen.scheduler.capacity import Capacity
 from streamgen.scheduler.demand import Demand
 from streamgen.scheduler.governor import HOLD_S
-from streamgen.scheduler.roster import TELL_S, Roster
+from streamgen.scheduler.roster import MOST_ROOM, TELL_S, Roster
 from tests.scheduler.test_demand import DEVICE, demand, model
 
 MODEL = model()  # four sessions at one step are what the device can take
@@ -240,3 +240,23 @@ def test_jobs_make_no_more_room_than_it_takes_and_none_in_vain() -> None:
     crowd.roster.enter(crowd.now, third, MODEL, device)  # type: ignore[arg-type]
     assert third.news[0][0] == "waiting"  # the device is too slow for three, with jobs or without
     assert [job.news[-1][0] for job in jobs] == ["rung", "rung", "waiting"]
+
+
+@pytest.mark.parametrize("members", range(5))
+def test_room_is_told_as_those_who_enter_find_it(members: int) -> None:
+    crowd = Crowd()
+    for number in range(members):
+        crowd.enter(f"member {number}")
+    told = crowd.roster.room(demand("like"), MODEL, DEVICE)
+    found = 0
+    while crowd.enter(f"newcomer {found}").news[0] == ("admitted",):
+        found += 1
+    assert (told, told + members) == (found, 4)
+    assert crowd.roster.room(demand("like"), MODEL, DEVICE) == 0  # one waits, whose turn is first
+
+
+def test_jobs_leave_the_room_to_live_sessions_and_endless_room_is_told_up_to_a_bound() -> None:
+    crowd = Crowd()
+    crowd.enter("job", batch=True)
+    assert crowd.roster.room(demand("like"), MODEL, Capacity(sessions=1)) == 1
+    assert crowd.roster.room(demand("like"), model(row=1e-6), DEVICE) == MOST_ROOM

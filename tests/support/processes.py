@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,25 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - of what other processes do there are no events
             await asyncio.sleep(0.01)
+
+
+def descendants(pid: int) -> list[int]:
+    """A process, and those that it and they have started, as far as their parents live."""
+    found = [pid]
+    for one in found:  # grows on the way
+        lists = (path for path in Path(f"/proc/{one}/task").glob("*/children"))
+        for path in lists:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found += map(int, path.read_text().split())
+    return found
+
+
+def holders(folder: Path) -> list[int]:
+    """Processes that have a file in this folder open: whoever their parents are, and whatever they call themselves."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            links = (str(link.readlink()) for link in (process / "fd").iterdir())
+            if process.name.isdecimal() and any(link.startswith(f"{folder}/") for link in links):
+                found.append(int(process.name))
+    return found

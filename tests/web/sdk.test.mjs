@@ -11,7 +11,7 @@ async function opened(world = makeWorld(), params = { prompt: "neon" }) {
   const client = new StreamgenClient(world.options());
   const session = await client.open(camera(), params);
   const events = [];
-  for (const type of ["state", "stats", "applied", "rejected", "restarted", "queue", "quality", "closing", "error", "track"]) {
+  for (const type of ["state", "stats", "applied", "rejected", "restarted", "moved", "queue", "quality", "closing", "error", "track"]) {
     session.on(type, (detail) => events.push([type, detail]));
   }
   const states = () => events.filter(([type]) => type === "state").map(([, { state }]) => state);
@@ -278,7 +278,7 @@ test("what was asked for meanwhile holds when the session is back, whatever it h
 });
 
 test("where that has ended, another takes up its parameters, its stream and what was asked meanwhile", async () => {
-  const { world, session, states } = await opened();
+  const { world, session, events, states } = await opened();
   world.forgets = true;
   const { stream } = session;
   session.pause();
@@ -292,10 +292,78 @@ test("where that has ended, another takes up its parameters, its stream and what
   assert.deepEqual(world.peers[1].configuration.iceServers, [{ urls: "turn:t" }]);
   assert.deepEqual(world.peers[1].channel.sent, [{ type: "update", seq: 1, params: { steps: 3 } }, { type: "pause" }]);
   assert.equal(session.stream, stream);
+  assert.deepEqual(events.filter(([type]) => type === "moved"), [["moved", { reason: "media connection failed" }]]);
   assert.deepEqual(stream.getTracks().map(({ id }) => id), ["result 1"]);
   world.peers[1].channel.hear({ type: "applied", seq: 1, frame: 0 });
   await update;
   assert.deepEqual(states(), ["reconnecting", "warming"]);
+});
+
+test("a session that is asked to leave goes on until another takes its place", async () => {
+  const { world, session, events, states } = await opened();
+  const [old] = world.peers;
+  session.pause();
+  world.answers.push(busy);
+  old.channel.hear({ type: "moving", reason: "repair" });
+  const update = session.update({ steps: 3 });
+  await world.timers.pass(0);
+  await settle();
+  assert.deepEqual([old.closed, session.state, session.stream.getTracks()[0].id], [false, "reconnecting", "result 0"]);
+  old.channel.hear({ type: "closing", reason: "it took too long" });
+  old.become("failed");
+  assert.equal(session.state, "reconnecting");
+  await world.timers.pass(7000);
+  await settle();
+  assert.deepEqual(world.made("POST").map(({ path }) => path), Array(3).fill("/base/api/sessions"));
+  assert.deepEqual(world.made("POST").at(-1).body.params, { prompt: "neon" });
+  assert.deepEqual([old.closed, session.id, session.stream.getTracks()[0].id], [true, "s2", "result 2"]);
+  assert.deepEqual(world.made("DELETE").map(({ path }) => path), ["/base/api/sessions/s1"]);
+  assert.deepEqual(world.peers[2].channel.sent, [{ type: "update", seq: 1, params: { steps: 3 } }, { type: "pause" }]);
+  assert.deepEqual(events.filter(([type]) => type === "moved" || type === "closing"), [["moved", { reason: "repair" }]]);
+  assert.deepEqual(states(), ["reconnecting", "reconnecting", "warming"]);
+  world.peers[2].channel.hear({ type: "applied", seq: 1, frame: 0 });
+  await update;
+  world.peers[2].channel.hear({ type: "moving", reason: "once more" });
+  await world.timers.pass(0);
+  await settle();
+  assert.equal(session.id, "s3");
+});
+
+test("close while another place is looked for ends both", async () => {
+  const { world, session } = await opened();
+  world.answers.push(busy);
+  world.peers[0].channel.hear({ type: "moving", reason: "repair" });
+  await world.timers.pass(0);
+  await settle();
+  await session.close();
+  assert.ok(world.peers.every(({ closed }) => closed));
+  await world.timers.pass(60000);
+  assert.deepEqual(world.made("DELETE").map(({ path }) => path), ["/base/api/sessions/s1"]);
+  assert.equal(world.made("POST").length, 2);
+});
+
+test("where no other takes it, a session that was asked to leave is given back", async () => {
+  const { world, session, events } = await opened();
+  world.answers.push([401, { error: { code: "unauthorized", message: "token?" } }]);
+  world.peers[0].channel.hear({ type: "moving", reason: "repair" });
+  await world.timers.pass(0);
+  await settle();
+  assert.deepEqual([session.state, world.peers[0].closed], ["closed", true]);
+  assert.ok(events.some(([type, error]) => type === "error" && error instanceof UnauthorizedError));
+  assert.deepEqual(world.made("DELETE").map(({ path }) => path), ["/base/api/sessions/s1"]);
+});
+
+test("a page of the service's own asks that nobody leads it elsewhere", async () => {
+  const world = makeWorld();
+  for (const [origin, wanted] of [["http://host", "relay"], ["http://other", undefined]]) {
+    globalThis.location = { origin };
+    try {
+      await new StreamgenClient(world.options()).presets();
+    } finally {
+      delete globalThis.location;
+    }
+    assert.equal(world.requests.at(-1).headers.Prefer, wanted);
+  }
 });
 
 test("another session is asked for what was asked for, and leaves the size to the source again", async () => {
