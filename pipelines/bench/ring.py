@@ -79,7 +79,7 @@ class RingOutcome:
 
     chunks_per_s: float
     latency_s: float
-    """Median, from when a chunk was sent until its pictures were there (s)."""
+    """Median, from when a chunk was sent, or in the stream batch could enter, until its pictures were there (s)."""
     split: tuple[int, ...]
     """Blocks of each rank at the end."""
     costs: tuple[tuple[float, float], ...] = ()
@@ -118,7 +118,10 @@ def flow(pipeline: RingPipeline, case: RingCase, chunks: int, settle: int) -> Ri
         room.acquire()
     pipeline.close(state)
     times = [now for now, _ in came[settle - 1 : settle + chunks]]
-    latency = statistics.median(late for _, late in came[settle:])
+    late = [after for _, after in came]
+    if isinstance(entrance := pipeline.head.entrance, StreamBatchEntrance):
+        late = [now - entered for (now, _), entered in zip(came, entrance.entered, strict=True)]
+    latency = statistics.median(late[settle:])
     balancer = pipeline.head.balancer
     costs = balancer.costs(time.monotonic()) or []
     split = tuple(balancer.split)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TypeVar
 
 from pipelines.ring.entrance import Entrance, Traveller
@@ -16,31 +18,46 @@ class StreamBatchEntrance(Entrance[T]):
     all rows of a batch wait for each other.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, clock: Callable[[], float] = time.perf_counter) -> None:
         super().__init__()
+        self.entered: list[float] = []
+        """When each chunk entered, in their order (s)."""
+        self._clock = clock
         self._alone = ranks
         """Batches yet to be begun with nothing but a new chunk."""
+        self._batches = 0
+        self._batch_of: dict[int, int] = {}
+        """By the number of a chunk under way."""
 
     def able(self) -> int:
-        return len(self._batch())
+        return len(self._next()[0])
 
     def next(self, most: int) -> list[Traveller[T]]:
         del most
-        batch = self._batch()
-        if batch and not batch[0].sent:
+        batch, number = self._next()
+        if batch and number is None:
             self._alone -= 1
+            self._batches += 1
+            number = self._batches
         for traveller in batch:
             self._waiting.remove(traveller)
+            if not traveller.sent:
+                self.entered.append(self._clock())
             traveller.sent += 1
             if traveller.sent == traveller.steps:
                 self._leave(traveller)
+                self._batch_of.pop(traveller.number, None)
+            elif number is not None:
+                self._batch_of[traveller.number] = number
         if batch and all(traveller.sent == traveller.steps for traveller in batch):
             self._alone += 1  # nothing of it comes round: another may begin in its place
         return batch
 
-    def _batch(self) -> list[Traveller[T]]:
+    def _next(self) -> tuple[list[Traveller[T]], int | None]:
+        """Rows of the batch that came round first, with a new one; or the first of a new batch, which has no number."""
         back = [it for it in self._waiting if it.sent]
-        new = [it for it in self._waiting if not it.sent]
+        new = [it for it in self._waiting if not it.sent][:1]
         if back:
-            return back + new[:1]
-        return new[:1] if self._alone > 0 else []
+            number = self._batch_of[back[0].number]
+            return [it for it in back if self._batch_of[it.number] == number] + new, number
+        return (new if self._alone > 0 else []), None

@@ -105,7 +105,7 @@ class Head:
         """What work takes, rank by rank."""
         self.balancer = balancer
         self._group, self._stage, self._denoiser, self._contexts = group, stage, denoiser, contexts
-        self._entrance = entrance
+        self.entrance = entrance
         self._microbatch = MicroBatch()
         self._limit = group.size + 1
         self._under_way = 0
@@ -174,11 +174,11 @@ class Head:
 
     def come(self, traveller: Traveller[Journey]) -> None:
         """A chunk takes all its steps. In tasks only, as all that follows."""
-        self._entrance.come(traveller)
+        self.entrance.come(traveller)
 
     def leave(self, stream: int, why: Exception) -> None:
         """The stream's chunks that wait for a step end here; its decoder is not needed any more."""
-        for traveller in self._entrance.forget(stream):
+        for traveller in self.entrance.forget(stream):
             traveller.row.ending.shown(why)
         self._failures.pop(stream, None)
         self._group.tell(CloseDecoder(stream), [self._group.last])
@@ -321,7 +321,7 @@ class Head:
             reports = [self._reports.popleft() for _ in range(len(self._reports))]
             if self._arrived:
                 return self._arrived.popleft(), None, reports
-            if self._tasks and not (sendable and self._entrance.begun()):
+            if self._tasks and not (sendable and self.entrance.begun()):
                 return None, self._tasks.popleft(), reports
             return None, None, reports
 
@@ -332,11 +332,11 @@ class Head:
     @property
     def _sendable(self) -> bool:
         """Whether rows may go: each rank has one pass, and the first of them that is free another."""
-        return self._under_way < self._limit and self._entrance.able() > 0
+        return self._under_way < self._limit and self.entrance.able() > 0
 
     def _send_next(self) -> None:
         """The rows that go first, as one pass."""
-        travellers = self._entrance.next(self._microbatch.most(self._entrance.able()))
+        travellers = self.entrance.next(self._microbatch.most(self.entrance.able()))
 
         journeys = [traveller.row for traveller in travellers]
         endings = [it.ending if it.row.step + 1 == it.row.steps else None for it in journeys]
@@ -346,11 +346,11 @@ class Head:
                 if ending is not None:
                     continue  # its pictures come behind this
                 if isinstance(row, Exception):
-                    self._entrance.give_up(traveller)
+                    self.entrance.give_up(traveller)
                     journey.ending.shown(row)
                     continue
                 journey.row = row
-                if not self._entrance.back(traveller):
+                if not self.entrance.back(traveller):
                     journey.ending.shown(EngineError("the stream was closed"))
 
         self.send_pass([journey.row for journey in journeys], back, endings)
@@ -426,7 +426,7 @@ class Head:
         self._expected.put(None)
         for sent in [sent for sent, _ in arrived] + outstanding:
             sent.back(error)
-        for traveller in self._entrance.clear():
+        for traveller in self.entrance.clear():
             traveller.row.ending.shown(error)
         for task in tasks:
             task.abort(error)
