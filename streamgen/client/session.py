@@ -308,7 +308,7 @@ class Session:
         try:
             answer = await self._ask_again(await peer.offer())
         except (ConnectError, ServiceError) as error:
-            await peer.close()
+            await _to_the_end(peer.close())
             return self._gives_up(error)
         except BaseException:
             await _to_the_end(peer.close())

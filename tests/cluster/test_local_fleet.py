@@ -34,6 +34,7 @@ async def becomes(http: httpx.AsyncClient, name: str, state: str) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_sessions_are_spread_drained_and_outlive_their_node() -> None:
     crowd = Crowd()
     async with (
