@@ -13,6 +13,10 @@ CROWDING_STEP = 0.05
 
 MOST_CROWDING = 2.0
 
+MET_EVERYWHERE = 1.0
+"""The crowding of a full flow: nobody meets the same batch twice on a stage that has others to do. What was seen beside
+few others may be more, and does not tell what many do to each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
@@ -88,7 +92,7 @@ class Capacity:
         """What a batch that takes so long before, in and after the denoiser costs of the device's time (s)."""
         before, _, after = stages
         if self.flows:
-            share = max(1 / self.stages, self._stretch(self.places - 1) / self.places)
+            share = max(1 / self.stages, self._stretch(self.places - 1, MET_EVERYWHERE) / self.places)
             return max(before, after, sum(stages) * share)
         return max(stages) if self.overlap else sum(stages)
 
@@ -106,9 +110,10 @@ class Capacity:
         crowding = self.crowding + CROWDING_STEP * error * beside / (1 + beside * beside)
         return replace(self, crowding=min(MOST_CROWDING, max(0.0, crowding)))
 
-    def _stretch(self, others: int) -> float:
-        """How many times as long as its work a batch takes, beside so many others."""
-        return 1 + self.crowding * others / self.stages
+    def _stretch(self, others: int, most: float = MOST_CROWDING) -> float:
+        """How many times as long as its work a batch takes, beside so many others, each of which holds it up by `most`
+        at most."""
+        return 1 + min(self.crowding, most) * others / self.stages
 
 
 ONE_BY_ONE = Capacity()
