@@ -30,3 +30,14 @@ def test_a_stream_that_has_not_begun_keeps_its_caches_when_the_others_are_closed
             pipeline.close(late)
             pipeline.close(late)
             assert not pipeline.head.do(lambda: pipeline._stage.caches)
+
+
+def test_a_block_moves_to_the_first_rank_while_a_size_has_no_slots_yet() -> None:
+    with ring(TINY, Arrangement((3, 2))) as pipeline:
+        its = pipeline.open(asked(2, 2))
+        for move in (Move(2, 0, 1), Move(2, 1, 0)):
+            pipeline.head.do(lambda move=move: pipeline.head.move(move))  # type: ignore[misc]
+        flowing = Flowing(pipeline)
+        for chunk in clip(2):
+            flowing.send(its, chunk)
+        assert same(flowing.of(its), alone(TINY, 2, 2)[1])
