@@ -7,6 +7,7 @@ batch). What comes out is the same, where every step has its own KV cache (`memo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -113,11 +114,14 @@ class Denoiser:
         self._device, self._dtype, self._draw = device, dtype, draw
         self._times = TimeContexts(dit, device)
         self._caches: dict[tuple[int, int], RollingKVCache] = {}
+        self._open = Counter[tuple[int, int]]()
+        """Streams of each cache, whether they have slots yet or not."""
 
     def open(self, grid: tuple[int, int], context: Any, seed: int) -> LatentStream:
         """A stream of latent frames of grid (rows, columns) tokens under a prompt (CausalWanModel.context)."""
         if grid not in self._caches:
             self._caches[grid] = self._make_cache(grid)
+        self._open[grid] += 1
         return LatentStream(self._caches[grid], context, seed)
 
     def close(self, stream: LatentStream) -> None:
@@ -127,8 +131,11 @@ class Denoiser:
         for slot in stream.slots:
             stream.cache.give_back(slot)
         stream.slots.clear()
-        if not stream.cache.taken:
-            self._caches.pop(stream.cache.grid, None)
+        grid = stream.cache.grid
+        self._open[grid] -= 1
+        if not self._open[grid]:
+            del self._open[grid]
+            self._drop(self._caches.pop(grid))
 
     def weights_changed(self) -> None:
         """Forgets what the DiT made of noise levels."""
@@ -198,6 +205,9 @@ class Denoiser:
             further = replace(row, step=row.step + 1)
             results.append(replace(further, latent=clean if further.done else self._noised(further, clean)))
         return results
+
+    def _drop(self, cache: RollingKVCache) -> None:
+        """No stream has this cache any more."""
 
     def _advance(self, rows: list[LatentRow], at: list[int]) -> None:
         """Replaces the rows at indices `at` by what they are one step later."""

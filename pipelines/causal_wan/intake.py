@@ -72,8 +72,8 @@ class Intake:
         patch = self._denoiser.dit.geometry.patch
         grid = (params.height // SPACE // patch[1], params.width // SPACE // patch[2])
         prompt = self._prompts.begin(params.prompt)
-        latents = self._denoiser.open(grid, prompt.next(), params.seed)
         codec = self._codecs[params.vae].open()
+        latents = self._denoiser.open(grid, prompt.next(), params.seed)  # last: it is to be closed
         state = StreamState(params, prompt, latents, codec, NoiseController(self._rules.noise))
         self.streams.add(state)
         return state

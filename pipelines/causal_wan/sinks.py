@@ -112,7 +112,7 @@ class Sinks:
         self.zero[layer], self.means[layer], numbers = kept
         slots = self.turns.shape[1]
         born, self.turns[layer], self.current[layer] = numbers.split([numbers.numel() - 2 * slots, slots, slots])
-        self.born[layer] = born.view(slots, -1)
+        self.born[layer] = born.view(slots, self.geometry.sinks + 1)
 
     def drop_layer(self, layer: int) -> None:
         """As RollingKVCache.drop_layer."""

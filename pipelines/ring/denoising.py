@@ -9,7 +9,7 @@ from pipelines.causal_wan.cache import RollingKVCache
 from pipelines.causal_wan.denoiser import Denoiser, LatentStream, Pass
 from pipelines.causal_wan.geometry import CacheGeometry, SamplerGeometry
 from pipelines.ring.group import Group
-from pipelines.ring.operations import Copy, Final, GiveBack, Grid, Rows, Take
+from pipelines.ring.operations import Copy, Drop, Final, GiveBack, Grid, Rows, Take
 from pipelines.ring.stage import Stage
 
 
@@ -18,7 +18,7 @@ class ToldCache(RollingKVCache):
 
     def __init__(self, stage: Stage, group: Group, geometry: CacheGeometry, grid: Grid) -> None:
         super().__init__(stage.model.geometry, geometry, grid, stage.device, stage.dtype, stage.layers)
-        self._stage, self._group = stage, group
+        self._group = group
         stage.caches[grid] = self
 
     def take(self) -> int:
@@ -29,8 +29,6 @@ class ToldCache(RollingKVCache):
     def give_back(self, slot: int) -> None:
         super().give_back(slot)
         self._group.tell(GiveBack(self.grid, slot))
-        if not self.taken:
-            self._stage.caches.pop(self.grid)
 
     def copy(self, slot: int, to: int) -> None:
         super().copy(slot, to)
@@ -49,6 +47,7 @@ class RingDenoiser(Denoiser):
             stage.dtype,
             make_cache=lambda grid: ToldCache(stage, group, cache, grid),
         )
+        self._stage, self._group = stage, group
         self._counter = itertools.count()
         self._numbers: dict[LatentStream, int] = {}
 
@@ -74,3 +73,7 @@ class RingDenoiser(Denoiser):
             tuple(self.number(row.stream) for row in rows),
             tuple(finals),
         )
+
+    def _drop(self, cache: RollingKVCache) -> None:
+        del self._stage.caches[cache.grid]
+        self._group.tell(Drop(cache.grid))

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -61,12 +61,7 @@ class Incoming:
     def wait(self) -> Tensor:
         """The tensor, when it is there. Raises DeviceLostError."""
         with _losses():
-            if self._stream is None:
-                self._work.wait()
-            else:
-                with torch.cuda.stream(self._stream):
-                    self._work.wait()
-                self._stream.synchronize()
+            _finish(self._work, self._stream)
         return self.tensor
 
 
@@ -82,8 +77,10 @@ class Group:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
         self.rank, self.size = rank, size
         self._device = device
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._sides: dict[Line, torch.cuda.Stream] = {}
+        """On which to wait for what comes on a line, beside what is computed and what comes on others."""
         if device.type == "cuda":
+            self._sides = {line: torch.cuda.Stream(device) for line in _LINES}
             torch.cuda.set_device(device)
         with _losses():
             dist.init_process_group(
@@ -92,6 +89,8 @@ class Group:
             self._groups = self._communicators() if device.type == "cuda" else {}
         self._sending: defaultdict[tuple[str, int], deque[tuple[dist.Work, Tensor]]] = defaultdict(deque)
         self._lock = threading.Lock()
+        self._leaving: list[threading.Thread] = []
+        """Each waits until tensors of a `send_all` have arrived. Guarded by _lock."""
 
     @property
     def next(self) -> int:
@@ -139,17 +138,25 @@ class Group:
         return sent
 
     def send_all(self, line: Line, target: int, tensors: Sequence[Tensor]) -> None:
-        """Sends several, however far behind the target is."""
+        """Sends several, however far behind the target is; nothing keeps them once they are there."""
         with _losses():
-            for tensor in tensors:
-                if tensor.numel():
-                    whole = tensor.contiguous()
-                    self._sending[line, target].append((self._isend(whole, line, target), whole))
+            wholes = [tensor.contiguous() for tensor in tensors if tensor.numel()]
+            works = deque((self._isend(whole, line, target), whole) for whole in wholes)
+        leaving = threading.Thread(target=self._see_off, args=(works,), name="ring-leaving", daemon=True)
+        with self._lock:
+            self._leaving.append(leaving)
+        leaving.start()
+
+    @property
+    def leaving(self) -> int:
+        """How many calls of `send_all` have tensors that are not with their targets yet."""
+        with self._lock:
+            return len(self._leaving)
 
     def receive(self, line: Line, source: int, room: Tensor) -> Incoming:
         """The next tensor on that line will be in `room`."""
         with _losses():
-            return Incoming(room, self._irecv(room, line, source), self._side)
+            return Incoming(room, self._irecv(room, line, source), self._sides.get(line))
 
     def receive_all(self, line: Line, source: int, rooms: Sequence[Tensor]) -> None:
         """Fills `rooms`, in their order; waits for it."""
@@ -164,6 +171,10 @@ class Group:
                 while sending:
                     work, _ = sending.popleft()
                     work.wait()
+        with self._lock:
+            leaving = list(self._leaving)
+        for thread in leaving:
+            thread.join()
 
     def leave(self) -> None:
         """Cuts all ties."""
@@ -177,6 +188,16 @@ class Group:
         for rank in range(self.last):
             pairs += [("rows", rank, rank + 1), ("up", rank, rank + 1), ("down", rank + 1, rank)]
         return {pair: dist.new_group([pair[1], pair[2]], timeout=NEVER, backend="nccl") for pair in pairs}
+
+    def _see_off(self, works: deque[tuple[dist.Work, Tensor]]) -> None:
+        """Lets go of tensors one by one, as they arrive."""
+        side = torch.cuda.Stream(self._device) if self._sides else None
+        with suppress(DeviceLostError), _losses():  # that a rank is gone is noticed by those who wait for it
+            while works:
+                _finish(works[0][0], side)
+                works.popleft()
+        with self._lock:
+            self._leaving.remove(threading.current_thread())
 
     def _isend(self, tensor: Tensor, line: Line, target: int) -> dist.Work:
         group = self._groups.get((line, self.rank, target))
@@ -216,6 +237,16 @@ class Group:
                 dist.recv(rest, source, tag=more)
                 data += rest.numpy().tobytes()
         return pickle.loads(data)  # noqa: S301 - the ranks are one program
+
+
+def _finish(work: dist.Work, side: torch.cuda.Stream | None) -> None:
+    """Waits until it is done, on a GPU by a stream that has nothing else to do."""
+    if side is None:
+        work.wait()
+        return
+    with torch.cuda.stream(side):
+        work.wait()
+    side.synchronize()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What the first rank tells the others. Each rank carries its operations out in the order in which they were told.
 
 Take, GiveBack, Copy        slots of the KV caches, numbered alike on all ranks
+Drop                        the caches of a size
 Context, Forget             what the DiT is told of prompts
 Rows                        a pass: from rank to rank, then the prediction back to the first
 Decode, CloseDecoder        on the last rank
@@ -28,7 +29,7 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """A slot that is not needed any more; the last one of a grid takes the caches along."""
+    """A slot that is not needed any more."""
 
     grid: Grid
     slot: int
@@ -41,6 +42,13 @@ class Copy:
     grid: Grid
     slot: int
     to: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """No stream has pictures of this size any more."""
+
+    grid: Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +129,7 @@ class Stop:
     """The end."""
 
 
-Operation = Take | GiveBack | Copy | Context | Forget | Rows | Decode | CloseDecoder | Move | Stop
+Operation = Take | GiveBack | Copy | Drop | Context | Forget | Rows | Decode | CloseDecoder | Move | Stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from pipelines.ring.operations import (
     Context,
     Copy,
     Decode,
+    Drop,
     Forget,
     GiveBack,
     Move,
@@ -113,7 +114,7 @@ class Rank:
                 assert incoming is not None, "latents are awaited"
                 self._decode(operation, incoming.wait())
                 self._report()
-            case Take() | GiveBack() | Copy():
+            case Take() | GiveBack() | Copy() | Drop():
                 self._stage.slots(operation)
             case Move():
                 if carry_out(operation, self._group, self._stage):

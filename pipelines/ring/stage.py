@@ -11,7 +11,7 @@ from torch import Tensor
 from pipelines.causal_wan.cache import LAYER_TENSORS, RollingKVCache
 from pipelines.causal_wan.dit import CausalWanModel, LayerContext, TextContext, join_contexts
 from pipelines.causal_wan.geometry import CacheGeometry
-from pipelines.ring.operations import Copy, GiveBack, Grid, Rows, Take
+from pipelines.ring.operations import Copy, Drop, GiveBack, Grid, Rows, Take
 from pipelines.ring.watch import Watch
 
 
@@ -45,19 +45,18 @@ class Stage:
         self._cache_geometry = cache
         self._contexts: dict[int, Told] = {}
 
-    def slots(self, operation: Take | GiveBack | Copy) -> None:
+    def slots(self, operation: Take | GiveBack | Copy | Drop) -> None:
         """Does with the caches of its blocks what the first rank did with its own."""
         match operation:
             case Take(grid, slot):
                 taken = self._cache(grid).take()
                 assert taken == slot, f"slot {taken} was free here, and {slot} on the first rank"
             case GiveBack(grid, slot):
-                cache = self._cache(grid)
-                cache.give_back(slot)
-                if not cache.taken:
-                    del self.caches[grid]
+                self._cache(grid).give_back(slot)
             case Copy(grid, slot, to):
                 self._cache(grid).copy(slot, to)
+            case Drop(grid):
+                self.caches.pop(grid, None)  # there is none where its streams were closed before they began
 
     def learn(self, context: int, embedded: Tensor, weights: Tensor | None) -> None:
         """A prompt, embedded."""

@@ -253,3 +253,18 @@ def test_rows_under_one_prompt_share_its_memory() -> None:
     for layer in range(DIT.layers):
         for part in range(2):
             torch.testing.assert_close(mixed[layer][part], torch.cat([one[layer][part], other[layer][part]]))
+
+
+def test_a_stream_that_has_not_begun_shares_its_caches_with_those_that_come_after_the_others_have_gone() -> None:
+    denoiser = denoiser_of(DIT, CacheGeometry(4, 1, 0.2), SamplerGeometry())
+    first = opened(denoiser, 0)
+    finished(denoiser, [denoiser.start(first, clean(0, 0), 2, 0.6)])
+    waiting = opened(denoiser, 1)
+    denoiser.close(first)
+    late = opened(denoiser, 2)
+    rows = [denoiser.start(stream, clean(number, 0), 2, 0.6) for number, stream in ((1, waiting), (2, late))]
+    assert waiting.cache is late.cache
+    finished(denoiser, rows)
+    denoiser.close(waiting)
+    denoiser.close(late)
+    assert opened(denoiser, 0).cache is not late.cache
