@@ -32,6 +32,9 @@ COSTS = "stages=3,call_s=0,step_s=0.18,encode_s=0.02,decode_s=0.02"
 
 ASKED = {"fps": FPS, "slo_ms": 4000.0, "keep": "steps,fps,size,vae", "width": WIDTH, "height": HEIGHT, "stamp": True}
 GREY = 128
+BEFORE = {"rate", "burst"}
+"""Reasons to drop a frame before the scheduler ever has it: the source, or the way from it, was not even."""
+
 NEAR = 12
 """Levels that a colour may be off after the video's encoding, both ways."""
 
@@ -87,14 +90,22 @@ class Seen:
 async def seen(session: Session, camera: Camera, count: int) -> list[Seen]:
     """The next `count` results."""
     results: list[Seen] = []
-    async for frame in session.frames():
-        stamp = camera.barcode.read(frame.pixels)
-        assert stamp is not None
-        colour = frame.pixels[STRIP_ROWS + 8 :].mean(axis=(0, 1))
-        results.append(Seen(stamp.counter, tuple(float(level) for level in colour)))
-        if len(results) == count:
-            break
+    async with asyncio.timeout(60):
+        async for frame in session.frames():
+            stamp = camera.barcode.read(frame.pixels)
+            assert stamp is not None
+            colour = frame.pixels[STRIP_ROWS + 8 :].mean(axis=(0, 1))
+            results.append(Seen(stamp.counter, tuple(float(level) for level in colour)))
+            if len(results) == count:
+                break
     return results
+
+
+def missing(results: Sequence[Seen]) -> int:
+    """How many frames there is no result of between the first and the last of these, which come in their order."""
+    counters = [its.counter for its in results]
+    assert counters == sorted(set(counters))
+    return counters[-1] - counters[0] + 1 - len(counters)
 
 
 def is_chunk(its: Seen, prompt: str, chunk: int) -> bool:
@@ -113,6 +124,18 @@ def follow(results: Sequence[Seen], prompt: str) -> tuple[int, int]:
     raise AssertionError(f"no chunks of {prompt!r}: {results}")
 
 
+def follow_over(before: Sequence[Seen], after: Sequence[Seen], changed: int) -> None:
+    """Chunks go on being counted from one prompt to the other: it is one stream, and the change came between two of
+    them, at the frame that was told."""
+    counter, chunk = follow(before, "ink")
+    results = [*before, *after]
+    looks = [is_chunk(its, "oil", chunk + (its.counter - counter) // CHUNK) for its in results]
+    first = looks.index(True)
+    assert all(looks[first:])
+    assert (results[first].counter - counter) % CHUNK == 0
+    assert 0 <= results[first].counter - changed < CHUNK  # frames of before its connection was up never came in
+
+
 async def test_frames_come_out_once_in_order_and_a_new_prompt_without_a_cut(server: Server) -> None:
     camera = Camera()
     async with Client(server.url) as client:
@@ -123,18 +146,11 @@ async def test_frames_come_out_once_in_order_and_a_new_prompt_without_a_cut(serv
         stats = await session.fetch_stats()
         assert session.skipped == 0
     results = [*before, *after]
-    counters = [its.counter for its in results]
-    assert counters == list(range(counters[0], counters[0] + len(counters)))
-    assert {reason: count for reason, count in stats.drops.items() if reason != "rate"} == {}
+    assert stats.drops.keys() <= BEFORE
+    assert missing(results) <= sum(stats.drops.values())
     assert (stats.deadline_misses, stats.plan["mode"], stats.plan["rung"]) == (0, "sequential", 0)
-    # Chunks go on being counted from one prompt to the other: it is one stream, and the change came between two chunks,
-    # at the frame that was told.
-    counter, chunk = follow(before, "ink")
-    first = next(i for i, its in enumerate(results) if is_chunk(its, "oil", chunk + (its.counter - counter) // CHUNK))
-    assert (results[first].counter - counter) % CHUNK == 0
-    assert 0 <= results[first].counter - changed < CHUNK  # frames of before its connection was up never came in
-    for its in results[first:]:
-        assert is_chunk(its, "oil", chunk + (its.counter - counter) // CHUNK)
+    if not missing(results):  # else chunks do not begin at every fourth picture
+        follow_over(before, after, changed)
 
 
 async def test_clients_beside_each_other_get_each_their_own(server: Server) -> None:
@@ -145,10 +161,12 @@ async def test_clients_beside_each_other_get_each_their_own(server: Server) -> N
             for prompt, camera in cameras.items()
         }
         got = await asyncio.gather(*(seen(sessions[prompt], camera, 40) for prompt, camera in cameras.items()))
+        stats = {prompt: await session.fetch_stats() for prompt, session in sessions.items()}
     for prompt, results in zip(cameras, got, strict=True):
-        counters = [its.counter for its in results]
-        assert counters == list(range(counters[0], counters[0] + len(counters)))
-        follow(results, prompt)
+        assert stats[prompt].drops.keys() <= BEFORE
+        assert missing(results) <= sum(stats[prompt].drops.values())
+        if not missing(results):
+            follow(results, prompt)
 
 
 async def test_a_lost_worker_comes_back_and_the_stream_goes_on(server: Server) -> None:
@@ -165,8 +183,7 @@ async def test_a_lost_worker_comes_back_and_the_stream_goes_on(server: Server) -
             await until(lambda: bool(server.workers() - lost))
             after = await seen(session, camera, 48)
         assert not session.closed
-    counters = [its.counter for its in [*before, *after]]
-    assert counters == sorted(set(counters))
+    missing([*before, *after])
     assert follow(after[-6 * CHUNK :], "ink")[1] < 12  # chunks are counted anew
 
 

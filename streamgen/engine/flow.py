@@ -17,7 +17,7 @@ from streamgen.core import Arrived, Flow, Params, Pixels
 from streamgen.engine.answers import StateLostError, check_can_begin, cut_off, refusals, stamped, strip_of
 from streamgen.engine.messages import Run
 from streamgen.engine.stages import Stopwatch
-from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork
+from streamgen.engine.work import BatchDone, ChunkDone, ChunkWork, StageTimes
 from streamgen.errors import DeviceLostError, EngineError, StreamgenError
 
 S = TypeVar("S")
@@ -62,6 +62,12 @@ class _Job:
     """Parts in all."""
     answers: list[ChunkDone] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def times(self) -> StageTimes | None:
+        """Where all of it went through all of the pipeline, together: what did not took less than such work does."""
+        whole = self.sent == 1 and self.watch.decoded == self.watch.chunks
+        return self.watch.times if whole and not any(answer.error for answer in self.answers) else None
 
 
 class FlowStreams(Generic[S]):
@@ -320,8 +326,7 @@ class FlowStreams(Generic[S]):
                     if failed and all(failed):
                         self._suspect = True
                     tend = self._suspect or bool(self._broken)
-                sound = job.sent == 1 and not any(answer.error for answer in job.answers)
-                self._answer(job.run, BatchDone(job.answers, job.watch.times if sound else None), traces)
+                self._answer(job.run, BatchDone(job.answers, job.times), traces)
                 with self._lock:
                     self._jobs.remove(job)
                     self._idle.notify_all()

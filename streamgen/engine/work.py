@@ -99,7 +99,9 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchDone:
-    """The answers to a batch, and its times; no times where a chunk failed, or a fault had some of it run again."""
+    """The answers to a batch, and its times; no times where a chunk failed or was given up on the way, or a fault had
+    some of it run again.
+    """
 
     chunks: list[ChunkDone]
     times: StageTimes | None

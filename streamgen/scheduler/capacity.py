@@ -103,10 +103,11 @@ class Capacity:
     def crowded(self, took: float, work: float, others: int) -> Capacity:
         """The flow after a batch that took so long for its work (s each), beside so many others when it began.
 
-        Moves along what was seen, by normalised least mean squares: where there were few others it tells little.
+        Moves along what was seen, by normalised least mean squares: where there were few others it tells little. What
+        took longer by more than its work, a hiccup, counts no more than that.
         """
         beside = others / self.stages
-        error = took / max(work, 1e-9) - self._stretch(others)
+        error = min(1.0, max(-1.0, took / max(work, 1e-9) - self._stretch(others)))
         crowding = self.crowding + CROWDING_STEP * error * beside / (1 + beside * beside)
         return replace(self, crowding=min(MOST_CROWDING, max(0.0, crowding)))
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.fake import FAKE_SPEC, FakeCost, FakeState, Fault, restyle
 from pipelines.fake_flow import FakeFlow
@@ -231,6 +233,7 @@ def test_what_is_under_way_of_a_closed_session_gets_no_answer() -> None:
         answered = here.some(3)
         assert [answer.session for answer in answered[both].done.chunks] == ["b"]
         assert answered[alone].done.chunks == []
+        assert (answered[both].done.times, answered[alone].done.times) == (None, None)  # it went no further
         assert [answer.session for answer in answered[after].done.chunks] == ["a", "b"]
         for answer in answered[after].done.chunks:
             expect(answer)
@@ -461,3 +464,89 @@ def test_times_are_those_of_the_arrival_and_count_the_work() -> None:
     assert (times.encode, times.denoise, times.decode) == pytest.approx((1.0, 11.0, 0.5))
     assert times.transfer == 0.0
     assert (times.chunks, times.calls, times.rows, times.decoded) == (2, 2, 3, 2)
+
+
+class Course:
+    """What a session has sent, and what may become of it, whenever things arrive."""
+
+    def __init__(self, name: str) -> None:
+        self.said: list[ChunkDone] = []
+        self._name = name
+        self._may: dict[int, tuple[set[str], int, Params]] = {}
+        """Of each chunk by its tag: what its answer may be, its number in its stream, its parameters."""
+        self._since = 0
+        """Tags below this are of a life that is closed."""
+        self._number = 0
+        self._broken = False
+
+    @property
+    def under_way(self) -> int:
+        sent = sum(tag >= self._since for tag in self._may)
+        return sent - sum(answer.tag >= self._since for answer in self.said)
+
+    def close(self, tag: int) -> None:
+        self._end("none", "state_lost")
+        self._since = tag
+
+    def chunk(self, tag: int, deed: str, steps: int) -> ChunkWork:
+        if deed == "first":
+            self._end("state_lost")
+        params = replace(PARAMS, prompt="bad" if deed == "bad" else "ink", steps=steps)
+        outcome = "state_lost" if self._broken else "engine_failed" if deed == "bad" else "done"
+        self._may[tag] = {outcome}, self._number, params
+        self._number += 1
+        self._broken |= deed == "bad"
+        return work(self._name, tag, params, first=deed == "first")
+
+    def check(self) -> None:
+        tags = [answer.tag for answer in self.said]
+        assert tags == sorted(set(tags))
+        assert {tag for tag, (outcomes, _, _) in self._may.items() if "none" not in outcomes} <= set(tags)
+        for answer in self.said:
+            outcomes, number, params = self._may[answer.tag]
+            assert (answer.error[0] if answer.error else "done") in outcomes
+            if answer.error is None:
+                expect(answer, params, number)
+
+    def _end(self, *outcomes: str) -> None:
+        """The stream is over; this may become, too, of what is under way."""
+        for may, _, _ in self._may.values():
+            may.update(outcomes)
+        self._number, self._broken = 0, False
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"), st.sampled_from(["chunk"] * 6 + ["first", "bad", "close"]), st.integers(1, 3)
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_every_chunk_is_answered_once_in_order_and_with_its_own_picture(deeds: list[tuple[str, str, int]]) -> None:
+    courses = {name: Course(name) for name in "abc"}
+    with desk(faults={"bad": Fault("denoise")}) as (here, _):
+        unanswered = 0
+
+        def hear() -> int:
+            for answer in here.next().done.chunks:
+                courses[answer.session].said.append(answer)
+            return unanswered - 1
+
+        for tag, (name, deed, steps) in enumerate(deeds):
+            course = courses[name]
+            if deed == "close":
+                course.close(tag)
+                here.streams.close(name)
+                continue
+            while course.under_way >= SPEC.flight:
+                unanswered = hear()
+            here.send(course.chunk(tag, deed, steps))
+            here.streams.tend()
+            unanswered += 1
+        while unanswered:
+            unanswered = hear()
+    for course in courses.values():
+        course.check()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgen.scheduler.capacity import IDLE, MOST_CROWDING, Capacity
+from streamgen.scheduler.capacity import CROWDING_STEP, IDLE, MOST_CROWDING, Capacity
 from streamgen.scheduler.cost import Rates
 
 NOW = 100.0
@@ -91,4 +91,8 @@ def test_how_much_batches_hold_each_other_up_is_learnt_from_those_that_had_compa
     assert FLOW.crowded(9.0, WORK, 0).crowding == FLOW.crowding
     assert 0.0 <= FLOW.crowded(1e6, WORK, 7).crowding <= MOST_CROWDING
     assert FLOW.crowded(0.0, WORK, 7).crowding >= 0.0
-    assert FLOW.crowded(1.0, 0.0, 7).crowding == MOST_CROWDING  # work of no time tells nothing, and breaks nothing
+
+
+def test_a_hiccup_says_little_of_how_much_batches_hold_each_other_up() -> None:
+    assert FLOW.crowded(60.0, WORK, 7).crowding < FLOW.crowding + CROWDING_STEP
+    assert FLOW.crowded(1.0, 0.0, 7).crowding < FLOW.crowding + CROWDING_STEP
