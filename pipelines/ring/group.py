@@ -79,9 +79,9 @@ class Group:
         self._device = device
         self._sides: dict[Line, torch.cuda.Stream] = {}
         """On which to wait for what comes on a line, beside what is computed and what comes on others."""
+        self.enter_thread()
         if device.type == "cuda":
             self._sides = {line: torch.cuda.Stream(device) for line in _LINES}
-            torch.cuda.set_device(device)
         with _losses():
             dist.init_process_group(
                 "gloo", store=FileStore(rendezvous, size), rank=rank, world_size=size, timeout=NEVER
@@ -91,6 +91,11 @@ class Group:
         self._lock = threading.Lock()
         self._leaving: list[threading.Thread] = []
         """Each waits until tensors of a `send_all` have arrived. Guarded by _lock."""
+
+    def enter_thread(self) -> None:
+        """To be called first in every thread that works with the device: CUDA's own choice is the first GPU there."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
 
     @property
     def next(self) -> int:
@@ -191,6 +196,7 @@ class Group:
 
     def _see_off(self, works: deque[tuple[dist.Work, Tensor]]) -> None:
         """Lets go of tensors one by one, as they arrive."""
+        self.enter_thread()
         side = torch.cuda.Stream(self._device) if self._sides else None
         with suppress(DeviceLostError), _losses():  # that a rank is gone is noticed by those who wait for it
             while works:
