@@ -116,6 +116,18 @@ def test_reasons_of_streams_that_are_gone_are_forgotten() -> None:
         assert len(pipeline.head._failures) < 100
 
 
+def test_what_cannot_be_encoded_together_changes_no_stream_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails when the first of two has taken in its frames: neither may be sent again, and both are told so."""
+    with ring(TINY, Arrangement((3, 2))) as pipeline:
+        states = [pipeline.open(asked(number, 2)) for number in (2, 3)]
+        broken = failing_at(1, states[1].prompt.next, RuntimeError("no memory for this"))
+        monkeypatch.setattr(states[1].prompt, "next", broken)
+        came: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
+        pipeline.send([(state, clip(2)[0]) for state in states], came.put)
+        assert ["no memory" in str(picture) for picture in came.get(timeout=30).pictures] == [True, True]
+        works(pipeline)
+
+
 def works(pipeline: RingPipeline) -> None:
     flowing, its = Flowing(pipeline), pipeline.open(asked(2, 2))
     for chunk in clip(2):
