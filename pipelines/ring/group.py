@@ -86,7 +86,10 @@ class Group:
             dist.init_process_group(
                 "gloo", store=FileStore(rendezvous, size), rank=rank, world_size=size, timeout=NEVER
             )
-            self._groups = self._communicators() if device.type == "cuda" else {}
+            self._groups: dict[tuple[Line, int, int], Any] = {}
+            if device.type == "cuda":
+                self._groups = self._communicators()
+                self._greet()
         self._sending: defaultdict[tuple[str, int], deque[tuple[dist.Work, Tensor]]] = defaultdict(deque)
         self._lock = threading.Lock()
         self._leaving: list[threading.Thread] = []
@@ -187,12 +190,24 @@ class Group:
         with _losses():
             dist.destroy_process_group()
 
-    def _communicators(self) -> dict[tuple[str, int, int], Any]:
+    def _communicators(self) -> dict[tuple[Line, int, int], Any]:
         """Of every line, in one order on all ranks."""
         pairs: list[tuple[Line, int, int]] = [("results", self.last, 0), ("latents", 0, self.last)]
         for rank in range(self.last):
             pairs += [("rows", rank, rank + 1), ("up", rank, rank + 1), ("down", rank + 1, rank)]
         return {pair: dist.new_group([pair[1], pair[2]], timeout=NEVER, backend="nccl") for pair in pairs}
+
+    def _greet(self) -> None:
+        """Uses every line once, one after the other in one order on all ranks. NCCL makes a communicator when it is
+        first used, and both of its ranks wait for each other there: the first rank, which awaits a result before it
+        sends what that is made of, would wait for ever.
+        """
+        for line, source, target in self._groups:
+            if self.rank in (source, target):
+                word = torch.zeros(1, device=self._device)
+                away = self.rank == source
+                work = self._isend(word, line, target) if away else self._irecv(word, line, source)
+                _finish(work, self._sides.get(line))
 
     def _see_off(self, works: deque[tuple[dist.Work, Tensor]]) -> None:
         """Lets go of tensors one by one, as they arrive."""
