@@ -79,18 +79,26 @@ class Group:
         self._device = device
         self._sides: dict[Line, torch.cuda.Stream] = {}
         """On which to wait for what comes on a line, beside what is computed and what comes on others."""
+        self.enter_thread()
         if device.type == "cuda":
             self._sides = {line: torch.cuda.Stream(device) for line in _LINES}
-            torch.cuda.set_device(device)
         with _losses():
             dist.init_process_group(
                 "gloo", store=FileStore(rendezvous, size), rank=rank, world_size=size, timeout=NEVER
             )
-            self._groups = self._communicators() if device.type == "cuda" else {}
+            self._groups: dict[tuple[Line, int, int], Any] = {}
+            if device.type == "cuda":
+                self._groups = self._communicators()
+                self._greet()
         self._sending: defaultdict[tuple[str, int], deque[tuple[dist.Work, Tensor]]] = defaultdict(deque)
         self._lock = threading.Lock()
         self._leaving: list[threading.Thread] = []
         """Each waits until tensors of a `send_all` have arrived. Guarded by _lock."""
+
+    def enter_thread(self) -> None:
+        """To be called first in every thread that works with the device: CUDA's own choice is the first GPU there."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
 
     @property
     def next(self) -> int:
@@ -182,15 +190,28 @@ class Group:
         with _losses():
             dist.destroy_process_group()
 
-    def _communicators(self) -> dict[tuple[str, int, int], Any]:
+    def _communicators(self) -> dict[tuple[Line, int, int], Any]:
         """Of every line, in one order on all ranks."""
         pairs: list[tuple[Line, int, int]] = [("results", self.last, 0), ("latents", 0, self.last)]
         for rank in range(self.last):
             pairs += [("rows", rank, rank + 1), ("up", rank, rank + 1), ("down", rank + 1, rank)]
         return {pair: dist.new_group([pair[1], pair[2]], timeout=NEVER, backend="nccl") for pair in pairs}
 
+    def _greet(self) -> None:
+        """Uses every line once, one after the other in one order on all ranks. NCCL makes a communicator when it is
+        first used, and both of its ranks wait for each other there: the first rank, which awaits a result before it
+        sends what that is made of, would wait for ever.
+        """
+        for line, source, target in self._groups:
+            if self.rank in (source, target):
+                word = torch.zeros(1, device=self._device)
+                away = self.rank == source
+                work = self._isend(word, line, target) if away else self._irecv(word, line, source)
+                _finish(work, self._sides.get(line))
+
     def _see_off(self, works: deque[tuple[dist.Work, Tensor]]) -> None:
         """Lets go of tensors one by one, as they arrive."""
+        self.enter_thread()
         side = torch.cuda.Stream(self._device) if self._sides else None
         with suppress(DeviceLostError), _losses():  # that a rank is gone is noticed by those who wait for it
             while works:

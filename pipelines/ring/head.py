@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -35,16 +36,22 @@ from pipelines.ring.harm import harmless
 from pipelines.ring.microbatch import MicroBatch
 from pipelines.ring.moving import carry_out
 from pipelines.ring.operations import CloseDecoder, Decode, Final, Move, Report, Rows, Stop
-from pipelines.ring.packing import SIDE, packed, result_shape, returned, status
+from pipelines.ring.packing import SIDE, put_times, result_shape, returned, status
 from pipelines.ring.rank import REPORT_S
 from pipelines.ring.stage import Stage
 from pipelines.ring.tail import final_shape, picture_shape
-from pipelines.ring.times import RingTimes
+from pipelines.ring.times import BLOCKS, RingTimes
 from streamgen.errors import DeviceLostError, EngineError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_REASONS = 64
+"""So many streams' failures are remembered."""
+
+_ENDING_S = 2.0
+"""How long the other ranks may take to leave."""
 
 Back = Callable[[Tensor | Exception], None]
 """Gets what came back, or why nothing did."""
@@ -72,7 +79,7 @@ class Ending:
 
 @dataclass(slots=True, eq=False)
 class Journey:
-    """A chunk that takes all its steps: as it is now, and how it is to end."""
+    """A chunk that takes all its steps: as it is now, and how it is to end. Whatever happens, it does so once."""
 
     row: LatentRow
     ending: Ending
@@ -109,6 +116,8 @@ class Head:
         self._microbatch = MicroBatch()
         self._limit = group.size + 1
         self._under_way = 0
+        self._journeys: dict[Journey, None] = {}
+        """Those that have not ended, in the order in which they came."""
         self._failures: dict[int, str] = {}
         self._lost: DeviceLostError | None = None
         self._stopping = False
@@ -120,13 +129,13 @@ class Head:
         self._tasks: deque[_Task] = deque()
         self._expected: queue.SimpleQueue[_Sent | None] = queue.SimpleQueue()
         self._outstanding: deque[_Sent] = deque()
-        waiting = [threading.Thread(target=self._wait_for_results, name="ring-results", daemon=True)]
-        waiting += [
+        self._waiting = [threading.Thread(target=self._wait_for_results, name="ring-results", daemon=True)]
+        self._waiting += [
             threading.Thread(target=self._wait_for_reports, args=(rank,), name=f"ring-reports-{rank}", daemon=True)
             for rank in range(1, group.size)
         ]
         self._thread = threading.Thread(target=self._work, name="ring-head", daemon=True)
-        for thread in (*waiting, self._thread):
+        for thread in (*self._waiting, self._thread):
             thread.start()
 
     def do(self, task: Callable[[], T]) -> T:
@@ -166,6 +175,9 @@ class Head:
             self._stopping = True
             self._news.notify()
         self._thread.join()
+        last = time.monotonic() + _ENDING_S
+        for thread in self._waiting:  # one that still waits when the interpreter ends would abort it
+            thread.join(max(0.0, last - time.monotonic()))
 
     @property
     def one_by_one(self) -> bool:
@@ -174,12 +186,13 @@ class Head:
 
     def come(self, traveller: Traveller[Journey]) -> None:
         """A chunk takes all its steps. In tasks only, as all that follows."""
+        self._journeys[traveller.row] = None
         self.entrance.come(traveller)
 
     def leave(self, stream: int, why: Exception) -> None:
         """The stream's chunks that wait for a step end here; its decoder is not needed any more."""
         for traveller in self.entrance.forget(stream):
-            traveller.row.ending.shown(why)
+            self._conclude(traveller.row, why)
         self._failures.pop(stream, None)
         self._group.tell(CloseDecoder(stream), [self._group.last])
 
@@ -187,66 +200,79 @@ class Head:
         self,
         rows: Sequence[LatentRow],
         back: Callable[[list[LatentRow | Exception]], None],
-        endings: Sequence[Ending | None] | None = None,
+        ending: Sequence[Journey | None] | None = None,
     ) -> None:
         """One step of rows of one size, which all lead or none do; `back` gets what became of them, in their order.
 
-        endings: of each row that is to be shown after this step.
+        ending: of each row the journey that this step is the last of. What is raised, but for DeviceLostError, is
+        raised before other ranks know of the pass.
         """
         passing = self._denoiser.begin(rows)
-        ends = [None if endings is None else endings[place] for place in passing.order]
+        ends = [None if ending is None else ending[place] for place in passing.order]
         operation = self._denoiser.operation(
             passing, [_final(end, level.sigma) for end, level in zip(ends, passing.levels, strict=True)]
         )
         shape = self._stage.prediction_shape(operation)
 
-        def predicted(message: Tensor | Exception) -> None:
+        def predicted(came: Tensor | Exception) -> None:
             self._under_way -= 1
             result: list[LatentRow | Exception] = list(rows)
-            if isinstance(message, Exception):
-                back([message] * len(rows))
-                return
-            finished = self._denoiser.finish(passing, returned(message, shape))
-            failed = status(message).flatten().tolist()
-            for place, row, wrong, stream in zip(passing.order, finished, failed, operation.streams, strict=True):
-                result[place] = self._failure(stream) if wrong else row
+            try:
+                here = _there(came)
+                finished = self._denoiser.finish(passing, returned(here, shape))
+                failed = status(here).flatten().tolist()
+            except Exception as error:  # noqa: BLE001 - a model may raise anything; it costs these rows
+                result = [error] * len(rows)
+            else:
+                for place, row, wrong, stream in zip(passing.order, finished, failed, operation.streams, strict=True):
+                    result[place] = self._failure(stream) if wrong else row
             back(result)
 
         latent, condition, times = self._denoiser.inputs(passing)
-        self._group.tell(operation)
-        self._expect(self._stage.room_for(result_shape(shape)), predicted)
-        self._send_finals(passing, operation, ends, shape)
+        message = self._stage.room_for(self._stage.message_shape(operation))
+        put_times(message, times)
+        awaited: list[tuple[Tensor, Back]] = [(self._stage.room_for(result_shape(shape)), predicted)]
+        awaited += self._awaited_pictures(operation, ends, shape)
+        sources = _sources(passing, ends)
+        self._group.tell(operation)  # from here on nothing may keep from being sent what others wait for
+        for room, its in awaited:
+            self._expect(room, its)
+        if sources is not None:
+            self._group.send("latents", self._group.last, sources)
         self._under_way += 1
-        with self._stage.watch.span("beside", len(rows)):
-            x, _ = self._stage.model.embed(latent, condition)
-            message = packed(x, times)
         with harmless(self._stage, operation.streams, message):
+            with self._stage.watch.span("beside", len(rows)):
+                x, _ = self._stage.model.embed(latent, condition)
             message[:, :-SIDE] = self._stage.through(operation, x, times[1])
         self._group.send("rows", self._group.next, message)
         self._denoiser.placed(passing)
 
-    def _send_finals(
-        self, passing: Pass, operation: Rows, ends: Sequence[Ending | None], shape: tuple[int, ...]
-    ) -> None:
-        """What the last rank needs to make pictures of the rows that take their last step."""
-        rows = [row for row, end in zip(passing.rows, ends, strict=True) if end is not None]
-        if not rows:
-            return
+    def _awaited_pictures(
+        self, operation: Rows, ends: Sequence[Journey | None], shape: tuple[int, ...]
+    ) -> list[tuple[Tensor, Back]]:
+        """Room for the pictures of rows that take their last step, and what to do with them."""
+        awaited: list[tuple[Tensor, Back]] = []
         for end, final, stream in zip(ends, operation.finals, operation.streams, strict=True):
             if end is not None and final is not None:
-                self._expect_picture(final_shape(final, shape), stream, end.shown)
-        latents, conditions = torch.cat([row.latent for row in rows]), torch.cat([row.condition for row in rows])
-        self._group.send("latents", self._group.last, torch.stack([latents, conditions]))
+                its = final_shape(final, shape)
+                room = torch.empty(result_shape(its), dtype=torch.uint8, device=self._stage.device)
+                awaited.append((room, partial(self._shown, end, stream, its)))
+        return awaited
 
-    def _expect_picture(self, shape: tuple[int, ...], stream: int, shown: Callable[[Tensor | Exception], None]) -> None:
-        def came(message: Tensor | Exception) -> None:
-            if isinstance(message, Exception):
-                shown(message)
-                return
-            here = message.cpu()
-            shown(self._failure(stream) if status(here).any() else returned(here, shape)[0])
+    def _shown(self, journey: Journey, stream: int, shape: tuple[int, ...], came: Tensor | Exception) -> None:
+        """A journey's pictures have come."""
+        try:
+            here = _there(came).cpu()
+        except Exception as error:  # noqa: BLE001 - as in send_pass
+            self._conclude(journey, error)
+            return
+        self._conclude(journey, self._failure(stream) if status(here).any() else returned(here, shape)[0])
 
-        self._expect(torch.empty(result_shape(shape), dtype=torch.uint8, device=self._stage.device), came)
+    def _conclude(self, journey: Journey, result: Tensor | Exception) -> None:
+        """The end of a journey, if it has not ended."""
+        if journey in self._journeys:
+            del self._journeys[journey]
+            journey.ending.shown(result)
 
     def send_latents(
         self,
@@ -260,18 +286,21 @@ class Head:
         operation = Decode(streams, vae, tuple(latents.shape), frames)
         shape = picture_shape(operation)
 
-        def decoded(message: Tensor | Exception) -> None:
-            if isinstance(message, Exception):
-                back([message] * len(streams))
+        def decoded(came: Tensor | Exception) -> None:
+            try:
+                here = _there(came).cpu()
+            except Exception as error:  # noqa: BLE001 - as in send_pass
+                back([error] * len(streams))
                 return
-            here = message.cpu()
             pictures, failed = returned(here, shape), status(here).flatten().tolist()
             results = zip(streams, pictures, failed, strict=True)
             back([self._failure(stream) if wrong else picture for stream, picture, wrong in results])
 
-        self._group.tell(operation, [self._group.last])
-        self._expect(torch.empty(result_shape(shape), dtype=torch.uint8, device=latents.device), decoded)
-        self._group.send("latents", self._group.last, latents.contiguous())
+        room = torch.empty(result_shape(shape), dtype=torch.uint8, device=latents.device)
+        sent = latents.contiguous()
+        self._group.tell(operation, [self._group.last])  # as in send_pass
+        self._expect(room, decoded)
+        self._group.send("latents", self._group.last, sent)
 
     def move(self, move: Move) -> None:
         """A block goes to a neighbour, between what was sent before and what will be sent."""
@@ -280,6 +309,7 @@ class Head:
 
     def _work(self) -> None:
         try:
+            self._group.enter_thread()
             with torch.inference_mode():
                 while self._turn():
                     pass
@@ -305,7 +335,7 @@ class Head:
             task.run()
         elif self._sendable:
             self._send_next()
-        elif self._stopping and not self._outstanding:
+        elif self._done:
             return False
         self._look_after()
         return True
@@ -326,8 +356,13 @@ class Head:
             return None, None, reports
 
     def _something_came(self) -> bool:
-        last = self._stopping and not self._outstanding
-        return bool(self._arrived or self._tasks or self._reports or self._lost or last)
+        return bool(self._arrived or self._tasks or self._reports or self._lost or self._done)
+
+    @property
+    def _done(self) -> bool:
+        """Whether there is nothing left to do before the end, but for rows that may go."""
+        with self._news:
+            return self._stopping and not (self._outstanding or self._arrived or self._tasks)
 
     @property
     def _sendable(self) -> bool:
@@ -337,23 +372,32 @@ class Head:
     def _send_next(self) -> None:
         """The rows that go first, as one pass."""
         travellers = self.entrance.next(self._microbatch.most(self.entrance.able()))
-
         journeys = [traveller.row for traveller in travellers]
-        endings = [it.ending if it.row.step + 1 == it.row.steps else None for it in journeys]
+        ending = [journey if journey.row.step + 1 == journey.row.steps else None for journey in journeys]
 
         def back(rows: list[LatentRow | Exception]) -> None:
-            for traveller, journey, ending, row in zip(travellers, journeys, endings, rows, strict=True):
-                if ending is not None:
+            for traveller, end, row in zip(travellers, ending, rows, strict=True):
+                if end is not None:
                     continue  # its pictures come behind this
                 if isinstance(row, Exception):
-                    self.entrance.give_up(traveller)
-                    journey.ending.shown(row)
+                    self._give_up(traveller, row)
                     continue
-                journey.row = row
+                traveller.row.row = row
                 if not self.entrance.back(traveller):
-                    journey.ending.shown(EngineError("the stream was closed"))
+                    self._conclude(traveller.row, EngineError("the stream was closed"))
 
-        self.send_pass([journey.row for journey in journeys], back, endings)
+        try:
+            self.send_pass([journey.row for journey in journeys], back, ending)
+        except DeviceLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in send_pass
+            for traveller in travellers:
+                self._give_up(traveller, error)
+
+    def _give_up(self, traveller: Traveller[Journey], why: Exception) -> None:
+        """Its journey ends here."""
+        self.entrance.give_up(traveller)
+        self._conclude(traveller.row, why)
 
     def _expect(self, room: Tensor, back: Back) -> None:
         sent = _Sent(self._group.receive("results", self._group.last, room), back)
@@ -366,10 +410,12 @@ class Head:
 
     def _learn(self, report: Report) -> None:
         self._failures |= report.failures
+        for stream in list(self._failures)[:-_REASONS]:  # of most the end was before their failure was known
+            del self._failures[stream]
         per_row = self.times.learn(report)
         if per_row is not None:
             self.balancer.observe(report.rank, *per_row)
-        if report.rank == 0:
+        if report.rank == 0 and report.amounts.get(BLOCKS):
             for rows, (passes, seconds) in report.passes.items():
                 self._microbatch.observe(rows, seconds / passes)
 
@@ -388,6 +434,7 @@ class Head:
             self.move(Move(move.layer, move.source, move.target))
 
     def _wait_for_results(self) -> None:
+        self._group.enter_thread()
         try:
             while (sent := self._expected.get()) is not None:
                 tensor = sent.incoming.wait()
@@ -425,12 +472,39 @@ class Head:
             self._tasks.clear()
         self._expected.put(None)
         for sent in [sent for sent, _ in arrived] + outstanding:
-            sent.back(error)
-        for traveller in self.entrance.clear():
-            traveller.row.ending.shown(error)
+            _tell(lambda sent=sent: sent.back(error))  # type: ignore[misc]
+        self.entrance.clear()
+        for journey in list(self._journeys):
+            _tell(lambda journey=journey: self._conclude(journey, error))  # type: ignore[misc]
         for task in tasks:
             task.abort(error)
 
 
-def _final(ending: Ending | None, sigma: float) -> Final | None:
-    return None if ending is None else Final(sigma, ending.strength, ending.vae, ending.leading)
+def _final(journey: Journey | None, sigma: float) -> Final | None:
+    if journey is None:
+        return None
+    ending = journey.ending
+    return Final(sigma, ending.strength, ending.vae, ending.leading)
+
+
+def _sources(passing: Pass, ends: Sequence[Journey | None]) -> Tensor | None:
+    """What the last rank needs to make pictures of rows that take their last step: their latents and conditions."""
+    rows = [row for row, end in zip(passing.rows, ends, strict=True) if end is not None]
+    if not rows:
+        return None
+    return torch.stack([torch.cat([row.latent for row in rows]), torch.cat([row.condition for row in rows])])
+
+
+def _there(came: Tensor | Exception) -> Tensor:
+    """What has come; raises why nothing has."""
+    if isinstance(came, Exception):
+        raise came
+    return came
+
+
+def _tell(callback: Callable[[], None]) -> None:
+    """One of many who wait for the end: what it raises must not keep others from being told."""
+    try:
+        callback()
+    except Exception:
+        logger.exception("somebody who was told of the end of the ring failed at it")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from pipelines.causal_wan.dit import TimeContext
@@ -22,10 +21,12 @@ SIDE = 8
 FAILED = 1
 
 
-def packed(x: Tensor, times: TimeContext) -> Tensor:
-    """Tokens (rows, tokens, dim) with the noise level's embedding (rows, dim) and modulation (rows, 6, dim)."""
+def put_times(message: Tensor, times: TimeContext) -> None:
+    """Writes the noise level's embedding (rows, dim) and modulation (rows, 6, dim) behind the tokens, and status 0."""
     time, modulation = times
-    return torch.cat([x, modulation, time[:, None], torch.zeros_like(time)[:, None]], dim=1)
+    message[:, -SIDE:-2] = modulation
+    message[:, -2] = time
+    message[:, -1] = 0
 
 
 def unpacked(message: Tensor) -> tuple[Tensor, TimeContext]:

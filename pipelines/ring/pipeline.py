@@ -20,7 +20,7 @@ from pipelines.ring.entrance import Traveller
 from pipelines.ring.head import Ending, Head, Journey
 from pipelines.ring.stage import Stage
 from streamgen.core import Arrived, Params, PipelineSpec, Pixels, Row
-from streamgen.errors import EngineError
+from streamgen.errors import EngineError, ParamsError
 
 T = TypeVar("T")
 
@@ -87,7 +87,18 @@ class RingPipeline:
         self._intake.close(state)
 
     def _send(self, chunks: Sequence[tuple[StreamState, Pixels]], arrived: Callable[[Arrived], None]) -> None:
-        rows = self._encode(chunks)
+        try:
+            rows = self._encode(chunks)
+        except ParamsError:
+            raise  # before any stream has changed
+        except Exception as error:
+            if len(chunks) == 1:
+                raise
+            # Some encoders have taken in their frames, others have not: not one of the streams can go on.
+            arrival = Arrival([0.0] * len(chunks), [0] * len(chunks), self._head, arrived)
+            for i in range(len(chunks)):
+                arrival.chunk(i)(error)
+            return
         arrival = Arrival([row.sigma for row in rows], [row.steps for row in rows], self._head, arrived)
         for i, row in enumerate(rows):
             self._head.come(self._traveller(row, arrival.chunk(i)))

@@ -35,7 +35,6 @@ from pipelines.ring.operations import (
 from pipelines.ring.packing import SIDE, result_shape, returned, status, unpacked
 from pipelines.ring.stage import Stage
 from pipelines.ring.tail import Tail, final_shape, picture_shape
-from streamgen.errors import DeviceLostError
 
 REPORT_S = 0.25
 """A rank that has worked reports this often."""
@@ -60,7 +59,7 @@ class Rank:
     def __init__(self, group: Group, stage: Stage, tail: Tail | None) -> None:
         """tail: the last rank's."""
         self._group, self._stage, self._tail = group, stage, tail
-        self._queue: queue.Queue[_Read | DeviceLostError] = queue.Queue(_AHEAD)
+        self._queue: queue.Queue[_Read | Exception] = queue.Queue(_AHEAD)
         self._moved = threading.Semaphore(0)
         self._reported = 0.0
 
@@ -70,7 +69,7 @@ class Rank:
         with torch.inference_mode():
             while True:
                 read = self._queue.get()
-                if isinstance(read, DeviceLostError):
+                if isinstance(read, Exception):
                     raise read
                 if isinstance(read.operation, Stop):
                     self._group.settle()
@@ -79,6 +78,7 @@ class Rank:
 
     def _listen(self) -> None:
         """Reads ahead."""
+        self._group.enter_thread()
         try:
             with torch.inference_mode():
                 while True:
@@ -88,17 +88,14 @@ class Rank:
                         return
                     if isinstance(operation, Move) and self._group.rank in (operation.source, operation.target):
                         self._moved.acquire()  # what is received after it waits until the block is there
-        except DeviceLostError as error:
+        except Exception as error:  # noqa: BLE001 - raised in `work`, which would wait for ever
             self._queue.put(error)
 
     def _awaited(self, operation: Operation) -> Incoming | None:
         group, stage = self._group, self._stage
         match operation:
             case Rows():
-                rows, columns = operation.grid
-                tokens = operation.frames * rows * columns + SIDE
-                shape = (len(operation.slots), tokens, stage.model.geometry.dim)
-                return group.receive("rows", group.rank - 1, stage.room_for(shape))
+                return group.receive("rows", group.rank - 1, stage.room_for(stage.message_shape(operation)))
             case Decode():
                 return group.receive("latents", 0, stage.room_for(operation.shape))
             case _:

@@ -12,6 +12,7 @@ from pipelines.causal_wan.cache import LAYER_TENSORS, RollingKVCache
 from pipelines.causal_wan.dit import CausalWanModel, LayerContext, TextContext, join_contexts
 from pipelines.causal_wan.geometry import CacheGeometry
 from pipelines.ring.operations import Copy, Drop, GiveBack, Grid, Rows, Take
+from pipelines.ring.packing import SIDE
 from pipelines.ring.watch import Watch
 
 
@@ -71,7 +72,8 @@ class Stage:
         """Tokens (rows, tokens, dim) of a pass through the blocks."""
         step = self._cache(rows.grid).begin(rows.slots, rows.again, rows.frames)
         if not self.layers:
-            return x
+            with self.watch.span("blocks", 0, len(rows.slots)):
+                return x
         context = join_contexts([self._context(number) for number in rows.contexts])
         with self.watch.span("blocks", len(self.layers) * len(rows.slots), len(rows.slots)):
             return self.model.through(self.layers, x, modulation, context, step)
@@ -110,6 +112,11 @@ class Stage:
     def room_for(self, shape: Sequence[int]) -> Tensor:
         """Memory for a tensor that is awaited or made, in the model's format."""
         return torch.empty(tuple(shape), dtype=self.dtype, device=self.device)
+
+    def message_shape(self, rows: Rows) -> tuple[int, ...]:
+        """Of what goes from rank to rank."""
+        height, width = rows.grid
+        return len(rows.slots), rows.frames * height * width + SIDE, self.model.geometry.dim
 
     def prediction_shape(self, rows: Rows) -> tuple[int, ...]:
         """Of what comes of a pass in the end: (rows, C, frames, h, w)."""
