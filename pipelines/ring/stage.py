@@ -23,6 +23,8 @@ class Told:
     embedded: Tensor
     weights: Tensor | None
     layers: dict[int, LayerContext]
+    together: TextContext
+    """Of the rank's layers; always the same list for the same, by which rows of one prompt are known."""
 
 
 class Stage:
@@ -62,7 +64,7 @@ class Stage:
     def learn(self, context: int, embedded: Tensor, weights: Tensor | None) -> None:
         """A prompt, embedded."""
         on = None if weights is None else weights.to(self.device)
-        self._contexts[context] = Told(embedded.to(self.device), on, {})
+        self._contexts[context] = Told(embedded.to(self.device), on, {}, [])
 
     def forget(self, context: int) -> None:
         """A prompt that is not needed any more."""
@@ -89,6 +91,7 @@ class Stage:
         self.layers.remove(layer)
         for told in self._contexts.values():
             told.layers.pop(layer, None)
+            told.together = []
         return tensors
 
     def room(self, layer: int) -> list[Tensor]:
@@ -137,4 +140,6 @@ class Stage:
         if missing:
             made = self.model.layers_context(missing, told.embedded, told.weights)
             told.layers.update(zip(missing, made, strict=True))
-        return [told.layers[layer] for layer in self.layers]
+        if missing or len(told.together) != len(self.layers):
+            told.together = [told.layers[layer] for layer in self.layers]
+        return told.together
