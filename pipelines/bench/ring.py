@@ -87,7 +87,11 @@ class RingOutcome:
 
 
 def measure(case: RingCase, chunks: int, settle: int) -> RingOutcome:
-    """Keeps as many chunks of one stream under way as keep all ranks at work; the first `settle` do not count."""
+    """Keeps as many chunks of one stream under way as keep all ranks at work; the first `settle` do not count.
+
+    Chunks come out in waves, one for each rank: so many more are measured that the waves are whole.
+    """
+    chunks = -(-chunks // case.ranks) * case.ranks
     if case.ranks == 1:
         return _one_device(case, chunks, settle)
     with ring(case) as pipeline:
@@ -95,7 +99,7 @@ def measure(case: RingCase, chunks: int, settle: int) -> RingOutcome:
 
 
 def flow(pipeline: RingPipeline, case: RingCase, chunks: int, settle: int) -> RingOutcome:
-    """Sends chunks through a ring that runs."""
+    """Sends chunks through a ring that runs; it is full all the while that is measured."""
     window = case.ranks * case.steps + 2 if case.stream_batch else case.ranks
     state = pipeline.open(replace(DEFAULTS, steps=case.steps))
     room = threading.Semaphore(window)
@@ -112,7 +116,7 @@ def flow(pipeline: RingPipeline, case: RingCase, chunks: int, settle: int) -> Ri
 
         pipeline.send([(state, _chunk(first=number == 0))], arrived)
 
-    for number in range(settle + chunks):
+    for number in range(settle + chunks + window):  # the last ones only keep the ring full
         send(number)
     for _ in range(window):
         room.acquire()
@@ -121,7 +125,7 @@ def flow(pipeline: RingPipeline, case: RingCase, chunks: int, settle: int) -> Ri
     late = [after for _, after in came]
     if isinstance(entrance := pipeline.head.entrance, StreamBatchEntrance):
         late = [now - entered for (now, _), entered in zip(came, entrance.entered, strict=True)]
-    latency = statistics.median(late[settle:])
+    latency = statistics.median(late[settle : settle + chunks])
     balancer = pipeline.head.balancer
     costs = balancer.costs(time.monotonic()) or []
     split = tuple(balancer.split)
