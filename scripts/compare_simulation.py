@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 import pipelines
 from pipelines.bench.arguments import command
 from pipelines.fake import FAKE_SPEC, FakeCost, FakePipeline
-from streamgen.bench.machine import machine, versions
+from streamgen.bench.machine import write_report
 from streamgen.core import Params, Pipeline
 from streamgen.simulation.contender import CONTENDERS
 from streamgen.simulation.device import Device
@@ -97,14 +96,7 @@ def main() -> int:
             results.setdefault(preset, {})[f"{name} {pair.load:g}"] = pair.as_dict()
             same = same and pair.same
     if args.json is not None:
-        packages = versions(("torch", "numpy"))
-        report = {
-            "command": command("compare_simulation", ("--json",)),
-            "machine": machine(),
-            "versions": packages,
-            "results": results,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(args.json, command("compare_simulation", ("--json",)), ("torch", "numpy"), results)
     return SAME if same else OTHER
 
 

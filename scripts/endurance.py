@@ -10,7 +10,6 @@ Exits with 1 where the latents' statistics moved, a number is not finite, or the
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipelines.bench.endurance import RULES, Run, endure
-from streamgen.bench.machine import machine, versions
+from streamgen.bench.machine import write_report
 
 
 def main() -> int:
@@ -30,13 +29,7 @@ def main() -> int:
         print(_line(name, runs[name]))
     if args.json is not None:
         command = shlex.join(["endurance", "--chunks", str(args.chunks), "--part", str(args.part)])
-        report = {
-            "command": command,
-            "machine": machine(),
-            "versions": versions(("torch", "numpy")),
-            "results": {name: run.as_dict() for name, run in runs.items()},
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(args.json, command, ("torch", "numpy"), {name: run.as_dict() for name, run in runs.items()})
     faults = [f"{name}: {fault}" for name, run in runs.items() for fault in run.faults()]
     for fault in faults:
         sys.stderr.write(f"endurance: {fault}\n")

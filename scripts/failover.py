@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from pathlib import Path
 
 from pipelines.bench.arguments import command
 from streamgen.bench.failover import Failover, Failure, fail
-from streamgen.bench.machine import machine, versions
+from streamgen.bench.machine import write_report
 from streamgen.bench.server import running, serve_command
 from streamgen.errors import StreamgenError
 
@@ -36,13 +35,7 @@ def main() -> int:
     print(f"longest freeze: {max(frozen, default=0.0):.2f} s of {len(frozen)}; sessions lost: {result.sessions_lost}")
     print(f"before: {result.before}\nafter:  {result.after}")
     if args.json is not None:
-        report = {
-            "command": command("failover", ("--json",)),
-            "machine": machine(),
-            "versions": versions(("torch", "aiortc", "av", "numpy")),
-            "results": result.as_dict(),
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(args.json, command("failover", ("--json",)), ("torch", "aiortc", "av", "numpy"), result.as_dict())
     faults = result.faults()
     for fault in faults:
         sys.stderr.write(f"failover: {fault}\n")

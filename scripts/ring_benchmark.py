@@ -20,7 +20,6 @@ Wants a quiet machine.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from pipelines.bench.arguments import command
 from pipelines.bench.paced import Pace
 from pipelines.bench.ring import RingCase, RingOutcome, flow, measure, ring
 from pipelines.ring.split import Cost, best, even
-from streamgen.bench.machine import machine, versions
+from streamgen.bench.machine import write_report
 from streamgen.simulation import plot
 
 LAYERS = 40
@@ -81,13 +80,12 @@ def main() -> int:
     slowed = _slowed(args)
     codecs = _codecs(args)
     if args.json is not None:
-        report = {
-            "command": command("ring_benchmark", ("--json", "--html")),
-            "machine": machine(),
-            "versions": versions(("torch", "numpy")),
-            "results": {"rings": [line.as_dict() for line in lines], "slowed": slowed, "codecs": codecs},
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(
+            args.json,
+            command("ring_benchmark", ("--json", "--html")),
+            ("torch", "numpy"),
+            {"rings": [line.as_dict() for line in lines], "slowed": slowed, "codecs": codecs},
+        )
     if args.html is not None:
         args.html.write_text(_page(args, lines), encoding="utf-8")
     return 0

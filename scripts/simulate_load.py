@@ -26,7 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipelines.bench.arguments import command
-from streamgen.bench.machine import machine, versions
+from streamgen.bench.machine import write_report
 from streamgen.core import Params
 from streamgen.costfile import load
 from streamgen.engine.messages import one_line
@@ -69,13 +69,7 @@ def main() -> int:
         sys.stderr.write(f"simulate_load: {error}\n")
         return WRONG_USAGE
     if args.json is not None:
-        report = {
-            "command": command("simulate_load", ("--json", "--html")),
-            "machine": machine(),
-            "versions": versions(("numpy",)),
-            "results": results,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(args.json, command("simulate_load", ("--json", "--html")), ("numpy",), results)
     return DONE
 
 

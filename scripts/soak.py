@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from pipelines.bench.arguments import command
 from streamgen.bench.footprint import Footprint
 from streamgen.bench.latency import Settings
-from streamgen.bench.machine import machine, versions
+from streamgen.bench.machine import write_report
 from streamgen.bench.server import running, serve_command
 from streamgen.bench.soak import Soak, soak
 from streamgen.errors import StreamgenError
@@ -45,13 +44,7 @@ def main() -> int:
         )
         print(f"frames: {overall.frames_sent} sent, {overall.frames_received} received, dropped {overall.drops}")
     if args.json is not None:
-        report = {
-            "command": command("soak", ("--json",)),
-            "machine": machine(),
-            "versions": versions(("aiortc", "av", "numpy")),
-            "results": result.as_dict(),
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(args.json, command("soak", ("--json",)), ("aiortc", "av", "numpy"), result.as_dict())
     faults = result.faults()
     for fault in faults:
         sys.stderr.write(f"soak: {fault}\n")

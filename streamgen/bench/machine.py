@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -34,6 +35,12 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def write_report(path: Path, command: str, packages: Sequence[str], results: object) -> None:
+    """Writes what a benchmark found as JSON, with its command, the machine, and the versions of `packages`."""
+    report = {"command": command, "machine": machine(), "versions": versions(packages), "results": results}
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _cpu() -> str:
